@@ -1,0 +1,23 @@
+//! Everything of usbip-fast that is a system call, a foreign call or `unsafe`.
+//!
+//! The root package forbids unsafe code; what needs it lives here behind safe items. This crate
+//! owns the vocabulary of the one seam between logic and kernel: [`Block`], [`Op`], [`Completion`]
+//! and the [`Reactor`] trait. It knows nothing of USB/IP.
+
+pub mod arena;
+pub mod block;
+pub mod clock;
+pub mod doorbell;
+pub mod handle;
+pub mod op;
+pub mod reactor;
+
+#[cfg(target_os = "linux")]
+pub mod linux;
+
+pub use arena::{Arena, ArenaBlock};
+pub use block::Block;
+pub use doorbell::Doorbell;
+pub use handle::Handle;
+pub use op::{Completion, Interest, Op, OsError, Outcome, Piece, Token};
+pub use reactor::{Reactor, Turn};

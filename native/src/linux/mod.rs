@@ -1,0 +1,3 @@
+//! Linux: io_uring, epoll, usbfs, vhci.
+
+pub mod usbfs;

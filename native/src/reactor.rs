@@ -1,0 +1,64 @@
+//! The reactor: the only seam between logic and kernel.
+
+use std::time::Duration;
+
+use crate::doorbell::Doorbell;
+use crate::op::{Completion, Op, Token};
+
+/// What [`Reactor::turn`] saw beside completions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Turn {
+    /// The doorbell was rung since the last turn: look into the mailboxes.
+    pub rung: bool,
+}
+
+/// Counters of a reactor since its start; they only grow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ReactorCounters {
+    /// System calls made by the reactor itself (io_uring_enter, epoll_wait, readv, sendmsg …).
+    pub system_calls: u64,
+    /// Operations submitted.
+    pub operations: u64,
+    /// Turns taken.
+    pub turns: u64,
+}
+
+/// A completion queue over the kernel, for one thread.
+///
+/// The contract, proven by one list of tests on every backend:
+///
+/// * [`submit`](Reactor::submit) never blocks and never fails: errors arrive as completions.
+/// * Every token gets exactly one completion, after a cancel too, and the operation's memory
+///   comes back with it.
+/// * [`cancel`](Reactor::cancel) is never lost, whatever the state of the kernel's queues.
+///   Cancelling a token that is not in flight does nothing.
+/// * Nothing is called back from inside [`turn`](Reactor::turn): completions are appended to the
+///   caller's vector and handled afterwards.
+/// * A turn that has work to hand over does not sleep; otherwise it sleeps until the deadline,
+///   a completion or the doorbell. One kernel entry per turn where the kernel allows it.
+/// * Operations on different descriptors are independent. On one socket the caller keeps at most
+///   one receive and one send in flight.
+/// * No allocation per operation after warm-up.
+pub trait Reactor {
+    /// `"io-uring"`, `"epoll"`, `"kqueue"` or `"simulated"`.
+    fn name(&self) -> &'static str;
+
+    /// Starts `op`. The token must not be in flight already (asserted) and its kind must not be
+    /// [`Token::RESERVED_KIND`].
+    fn submit(&mut self, op: Op, token: Token);
+
+    /// Asks for the operation to end early. Its completion still arrives, once: `ECANCELED` if it
+    /// did nothing, else what it did.
+    fn cancel(&mut self, token: Token);
+
+    /// Submits what is queued, waits until something happens or `deadline` (of
+    /// [`clock::now`](crate::clock::now); `None` waits without limit; a deadline in the past
+    /// returns at once), and appends completions. Call again after handling them.
+    fn turn(&mut self, deadline: Option<Duration>, completions: &mut Vec<Completion>) -> Turn;
+
+    /// A bell that any thread may ring to end this reactor's sleep.
+    fn doorbell(&self) -> Doorbell;
+
+    /// Counters so far.
+    fn counters(&self) -> ReactorCounters;
+}

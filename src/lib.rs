@@ -1,0 +1,19 @@
+//! usbip-fast: export the USB devices of one machine and import them on another, over USB/IP.
+//!
+//! The modules, lowest first; nothing points up (see `ARCHITECTURE.md`):
+//!
+//! * [`limits`]: every limit, by name.
+//! * [`usb`]: the vocabulary of USB 2.0 and 3.2 chapter 9, without any IO.
+//! * [`wire`]: the bytes of USB/IP 1.1.1.
+//! * [`session`]: the two ends of a data connection, without any IO.
+//! * [`device`]: what a server exports; [`host`]: where a client attaches.
+//! * [`reactor`]: the loop of one core.
+//! * [`serve`], [`attach`]: compositions; [`cli`]: the commands.
+
+#![forbid(unsafe_code)]
+
+pub mod device;
+pub mod limits;
+pub mod session;
+pub mod usb;
+pub mod wire;

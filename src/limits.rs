@@ -1,0 +1,36 @@
+//! Every limit of the program, by name, with the sum that justifies it.
+
+/// Largest transfer of one URB, in bytes: 16 MiB (design: ≥ 4 MiB must work, Linux sends up to
+/// 4 MiB in one URB).
+pub const TRANSFER_BYTES: u32 = 16 * 1024 * 1024;
+
+/// Most isochronous packets of one URB: the kernel's own limit.
+pub const ISO_PACKETS: u32 = 1024;
+
+/// Most URBs of one session that are not answered yet; more are answered -ENOMEM.
+pub const SESSION_URBS: usize = 1024;
+
+/// Most bytes of transfer buffers of one session not answered yet; more is answered -ENOMEM.
+pub const SESSION_BYTES: usize = 64 * 1024 * 1024;
+
+/// A peer that goes on to this many times [`SESSION_URBS`] or [`SESSION_BYTES`] is cut off.
+pub const OVERLOAD_FACTOR: usize = 2;
+
+/// Bus id: at most 31 bytes and a NUL in the 32-byte field.
+pub const BUS_ID_BYTES: usize = 31;
+
+/// Most devices in one DEVLIST reply that a client believes.
+pub const DEVLIST_DEVICES: u32 = 4096;
+
+/// Largest body of a DEVLIST reply that a client reads, in bytes.
+pub const DEVLIST_BYTES: usize = 8 * 1024 * 1024;
+
+/// Replies up to this size, in bytes, header included, are copied into the send buffer and leave
+/// together; larger ones leave from their own block.
+pub const COALESCED_REPLY_BYTES: usize = 4096;
+
+/// Size of a connection's send buffer, in bytes; there are two, one filling and one in flight.
+pub const SEND_BUFFER_BYTES: usize = 64 * 1024;
+
+/// Size of a connection's receive buffer, in bytes.
+pub const RECEIVE_BUFFER_BYTES: usize = 64 * 1024;
