@@ -4,6 +4,12 @@
 //! owns the vocabulary of the one seam between logic and kernel: [`Block`], [`Op`], [`Completion`]
 //! and the [`Reactor`] trait. It knows nothing of USB/IP.
 
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "this crate is where clocks, sockets, files and threads are touched"
+)]
+
 pub mod arena;
 pub mod block;
 pub mod clock;
