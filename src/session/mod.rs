@@ -10,7 +10,9 @@
 pub mod exporter;
 pub mod flow;
 pub mod handshake;
+pub mod importer;
 mod order;
+mod seqnums;
 pub mod unlink;
 pub mod urbs;
 
