@@ -13,6 +13,7 @@
 #![forbid(unsafe_code)]
 
 pub mod device;
+pub mod host;
 pub mod limits;
 pub mod session;
 pub mod usb;

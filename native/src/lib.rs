@@ -12,6 +12,7 @@
 
 pub mod arena;
 pub mod block;
+pub mod client;
 pub mod clock;
 pub mod doorbell;
 pub mod handle;

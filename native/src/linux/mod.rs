@@ -1,3 +1,4 @@
 //! Linux: io_uring, epoll, usbfs, vhci.
 
 pub mod usbfs;
+pub mod vhci;
