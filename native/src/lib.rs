@@ -10,17 +10,29 @@
     reason = "this crate is where clocks, sockets, files and threads are touched"
 )]
 
+pub mod affinity;
 pub mod arena;
+mod attempt;
 pub mod block;
 pub mod client;
 pub mod clock;
+#[doc(hidden)]
+pub mod contract;
 pub mod doorbell;
 pub mod handle;
 pub mod op;
+pub mod process;
 pub mod reactor;
+mod readiness;
+pub mod signal;
+pub mod socket;
+mod table;
 
 #[cfg(target_os = "linux")]
 pub mod linux;
+
+#[cfg(target_os = "linux")]
+use linux as platform;
 
 pub use arena::{Arena, ArenaBlock};
 pub use block::Block;
