@@ -263,11 +263,8 @@ pub fn wait(
                 if seen.as_ref() != Some(&appearance) {
                     changed_at = now;
                 }
-                let enough = if appearance.complete {
-                    patience.settle
-                } else {
-                    patience.settle_incomplete
-                };
+                let enough =
+                    if appearance.complete { patience.settle } else { patience.settle_incomplete };
                 if now.saturating_sub(changed_at) >= enough {
                     return Ok(appearance);
                 }

@@ -1,7 +1,7 @@
 //! What a server is told to do, checked.
 
-use std::fmt;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::fmt;
 use std::str::FromStr;
 
 use crate::error::Error;

@@ -12,9 +12,13 @@
 
 #![forbid(unsafe_code)]
 
+pub mod attach;
+pub mod config;
 pub mod device;
+pub mod error;
 pub mod host;
 pub mod limits;
 pub mod session;
+pub mod telemetry;
 pub mod usb;
 pub mod wire;
