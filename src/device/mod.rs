@@ -4,6 +4,9 @@
 //! takes URBs. Both belong to one core. Nothing here blocks: calls that wait run on a helper thread
 //! of the device, which rings the core's doorbell.
 
+#[cfg(target_os = "linux")]
+pub mod usbfs;
+
 use std::time::Duration;
 
 use usbip_fast_native::{Arena, Block, Doorbell, Handle, Interest};
