@@ -34,3 +34,11 @@ pub const SEND_BUFFER_BYTES: usize = 64 * 1024;
 
 /// Size of a connection's receive buffer, in bytes.
 pub const RECEIVE_BUFFER_BYTES: usize = 64 * 1024;
+
+/// Most isochronous usbfs URBs (of up to 128 packets) of one device with the kernel at once; more
+/// wait. 64 of the longest URBs: at 8000 packets a second eight seconds.
+pub const USBFS_ISO_URBS: usize = 512;
+
+/// Most bytes of DMA memory of one device, where the system's own bound allows it: the same URBs as
+/// a session may have, but for those large enough that a copy costs nothing beside them.
+pub const USBFS_AREA_BYTES: usize = 16 * 1024 * 1024;

@@ -1,9 +1,13 @@
 //! Linux: io_uring, epoll, usbfs, vhci.
 
+<<<<<<< HEAD
 pub mod epoll;
 pub(crate) mod eventfd;
 pub(crate) mod sockets;
 pub mod uring;
+=======
+pub mod sysfs;
+>>>>>>> usbfs
 pub mod usbfs;
 pub mod vhci;
 
