@@ -4,12 +4,9 @@
 //! takes URBs. Both belong to one core. Nothing here blocks: calls that wait run on a helper thread
 //! of the device, which rings the core's doorbell.
 
-<<<<<<< HEAD
 pub mod gadget;
-=======
 #[cfg(target_os = "linux")]
 pub mod usbfs;
->>>>>>> usbfs
 
 use std::time::Duration;
 

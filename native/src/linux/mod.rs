@@ -1,13 +1,10 @@
 //! Linux: io_uring, epoll, usbfs, vhci.
 
-<<<<<<< HEAD
 pub mod epoll;
 pub(crate) mod eventfd;
 pub(crate) mod sockets;
-pub mod uring;
-=======
 pub mod sysfs;
->>>>>>> usbfs
+pub mod uring;
 pub mod usbfs;
 pub mod vhci;
 
