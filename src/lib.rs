@@ -18,6 +18,8 @@ pub mod device;
 pub mod error;
 pub mod host;
 pub mod limits;
+pub mod reactor;
+pub mod serve;
 pub mod session;
 pub mod telemetry;
 pub mod usb;
