@@ -66,6 +66,7 @@ struct Uring {
     /// Entries for which the submission queue had no room, oldest first.
     backlog: VecDeque<Entry>,
     registered: Option<Registered>,
+    in_flight: usize,
     counters: ReactorCounters,
 }
 
@@ -74,6 +75,8 @@ struct Flight {
     op: Op,
     stage: Stage,
     cancelled: bool,
+    /// Tells the operation from others that have had or will have its index.
+    serial: u32,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -84,7 +87,7 @@ enum Stage {
     Waiting,
 }
 
-/// User data of an operation: generation (31 bits) | index (32 bits). With this bit: its cancel.
+/// User data of an operation: serial (31 bits) | index (32 bits). With this bit: its cancel.
 const CANCEL: u64 = 1 << 63;
 
 /// User data of the doorbell's poll: an index that the table never reaches.
@@ -112,6 +115,7 @@ impl Uring {
             foreign: ForeignTable::default(),
             backlog: VecDeque::with_capacity(capacity),
             registered,
+            in_flight: 0,
             counters: ReactorCounters::default(),
         };
         uring.arm_bell();
@@ -126,13 +130,14 @@ impl Uring {
     }
 
     fn user_data(&self, index: u32) -> u64 {
-        u64::from(self.table.generation(index) & 0x7fff_ffff) << 32 | u64::from(index)
+        u64::from(self.table.get(index).serial & 0x7fff_ffff) << 32 | u64::from(index)
     }
 
     /// The operation that user data stands for, if it is still in flight.
-    fn in_flight(&self, user_data: u64) -> Option<u32> {
+    fn find(&self, user_data: u64) -> Option<u32> {
         let index = user_data as u32;
-        (self.table.contains(index) && self.user_data(index) == user_data).then_some(index)
+        self.table.try_get(index)?;
+        (self.user_data(index) == user_data).then_some(index)
     }
 
     fn push(&mut self, entry: Entry) {
@@ -234,13 +239,13 @@ impl Uring {
     /// A cancel that found nothing although the operation is still there has met it between two
     /// states, and is repeated.
     fn handle_cancel(&mut self, user_data: u64, result: i32) {
-        if result == -libc::ENOENT && self.in_flight(user_data).is_some() {
+        if result == -libc::ENOENT && self.find(user_data).is_some() {
             self.push_cancel(user_data);
         }
     }
 
     fn handle_op(&mut self, user_data: u64, result: i32, completions: &mut Vec<Completion>) {
-        let index = self.in_flight(user_data).expect("an operation completes once");
+        let index = self.find(user_data).expect("an operation completes once");
         let flight = self.table.get_mut(index);
         let again = match (flight.stage, -result) {
             (Stage::Direct, libc::EAGAIN) => Some(Stage::Waiting),
@@ -258,6 +263,7 @@ impl Uring {
         };
         let place = self.foreign.place(index);
         let (token, flight) = self.table.remove(index);
+        self.in_flight -= 1;
         let result = if result < 0 {
             Err(OsError(-result))
         } else {
@@ -269,7 +275,7 @@ impl Uring {
 
     /// Whether the kernel has anything of ours.
     fn is_busy(&self) -> bool {
-        self.bell_armed || self.table.len() > 0
+        self.bell_armed || self.in_flight > 0
     }
 }
 
@@ -289,7 +295,9 @@ impl Reactor for Uring {
 
     fn submit(&mut self, op: Op, token: Token) {
         self.counters.operations += 1;
-        let flight = Flight { op, stage: Stage::Direct, cancelled: false };
+        self.in_flight += 1;
+        let serial = self.counters.operations as u32;
+        let flight = Flight { op, stage: Stage::Direct, cancelled: false, serial };
         let index = self.table.insert(token, flight);
         self.push_op(index);
     }
@@ -348,9 +356,10 @@ impl Reactor for Uring {
 impl Drop for Uring {
     /// Cancels everything and waits, so that the kernel never writes to memory that is freed.
     fn drop(&mut self) {
-        let all: Vec<u64> = self.table.indices().map(|index| self.user_data(index)).collect();
-        for user_data in all {
-            self.push_cancel(user_data);
+        for index in 0..self.foreign.capacity() {
+            if self.table.try_get(index).is_some() {
+                self.push_cancel(self.user_data(index));
+            }
         }
         if self.bell_armed {
             self.push_cancel(BELL);
@@ -363,7 +372,7 @@ impl Drop for Uring {
             self.reap(&mut completions);
             completions.clear();
         }
-        if self.table.len() > 0 {
+        if self.in_flight > 0 {
             std::mem::forget(std::mem::replace(&mut self.table, OpTable::new(0)));
             self.foreign.leak();
         }
