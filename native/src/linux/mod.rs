@@ -1,5 +1,6 @@
 //! Linux: io_uring, epoll, usbfs, vhci.
 
+pub(crate) mod backends;
 pub mod epoll;
 pub(crate) mod eventfd;
 pub(crate) mod sockets;

@@ -16,6 +16,7 @@ use io_uring::squeue::Entry;
 use io_uring::{IoUring, cqueue, opcode, types};
 
 use crate::attempt::accepted;
+use crate::backend::Options;
 use crate::clock;
 use crate::doorbell::Doorbell;
 use crate::linux::eventfd::Bell;
@@ -25,32 +26,14 @@ use crate::op::{Completion, Op, OsError, Outcome, Token};
 use crate::reactor::{Notice, Reactor, ReactorCounters, Turn};
 use crate::table::OpTable;
 
-pub use setup::{Mode, Refused};
-
-/// How to open the ring.
-#[derive(Clone, Copy, Debug)]
-pub struct Options {
-    /// Entries of the submission queue, a power of two.
-    pub queue_entries: u32,
-    /// Register arena chunks and send single pieces from them as fixed buffers.
-    pub registered: bool,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self { queue_entries: 256, registered: false }
-    }
-}
+pub use crate::linux::uring::setup::{Mode, Refused};
 
 /// Opens a reactor over io_uring for the calling thread, which alone may use it.
-///
-/// With [`Options::registered`] SIGPIPE is ignored in the whole process from here on, because a
-/// fixed send is a write and knows no `MSG_NOSIGNAL`.
 ///
 /// # Errors
 ///
 /// Why the kernel refuses.
-pub fn open(options: Options) -> Result<(Box<dyn Reactor>, Mode), Refused> {
+pub fn open(options: &Options) -> Result<(Box<dyn Reactor>, Mode), Refused> {
     let (ring, mode) = setup::open(options.queue_entries)?;
     let uring = Uring::new(ring, mode, options.registered).map_err(Refused::System)?;
     Ok((Box::new(uring), mode))
