@@ -1,7 +1,7 @@
 //! What every reactor must do, as one list of checks for every backend.
 //!
-//! A check is told on what [`Ground`] it stands: real sockets, or simulated ones. It panics when the
-//! reactor breaks its contract.
+//! A check is told on what [`Ground`] it stands: real sockets, or simulated ones. It panics when
+//! the reactor breaks its contract.
 
 mod cancel;
 mod driver;

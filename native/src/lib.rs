@@ -13,7 +13,9 @@
 pub mod affinity;
 pub mod arena;
 mod attempt;
+pub mod backend;
 pub mod block;
+mod chime;
 pub mod client;
 pub mod clock;
 #[doc(hidden)]

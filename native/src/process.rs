@@ -64,7 +64,7 @@ fn read_limit(resource: i32) -> Result<Limit, OsError> {
     Ok(Limit { soft: widen(limit.rlim_cur), hard: widen(limit.rlim_max) })
 }
 
-pub use crate::platform::resident_bytes;
+pub use crate::platform::system::resident_bytes;
 
 #[cfg(test)]
 mod tests {

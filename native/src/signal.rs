@@ -123,7 +123,7 @@ fn install(number: c_int, handler: libc::sighandler_t) -> Result<(), OsError> {
     check(unsafe { libc::sigaction(number, &raw const action, std::ptr::null_mut()) })
 }
 
-use crate::platform::set_errno;
+use crate::platform::system::set_errno;
 
 #[cfg(test)]
 mod tests {

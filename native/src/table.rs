@@ -9,16 +9,9 @@ use crate::op::Token;
 /// Operations in flight, each under an index that stays the same until it is removed.
 #[derive(Debug)]
 pub(crate) struct OpTable<T> {
-    entries: Vec<Entry<T>>,
+    entries: Vec<Option<(Token, T)>>,
     free: Vec<u32>,
     tokens: TokenMap,
-}
-
-#[derive(Debug)]
-struct Entry<T> {
-    /// Distinguishes the operations that an index has stood for.
-    generation: u32,
-    content: Option<(Token, T)>,
 }
 
 impl<T> OpTable<T> {
@@ -37,7 +30,7 @@ impl<T> OpTable<T> {
             Some(index) => index,
             None => {
                 let index = u32::try_from(self.entries.len()).expect("below 2^32 operations");
-                self.entries.push(Entry { generation: 0, content: None });
+                self.entries.push(None);
                 // Room for every index, so that removing never allocates.
                 self.free.reserve(self.entries.len() - self.free.len());
                 index
@@ -45,16 +38,15 @@ impl<T> OpTable<T> {
         };
         self.tokens.insert(token.to_bits(), index);
         let entry = &mut self.entries[index as usize];
-        assert!(entry.content.is_none(), "a free entry is empty");
-        entry.content = Some((token, content));
+        assert!(entry.is_none(), "a free entry is empty");
+        *entry = Some((token, content));
         index
     }
 
-    /// Takes an operation out; its index may be used again at once, under a new generation.
+    /// Takes an operation out; its index may be used again at once.
     pub(crate) fn remove(&mut self, index: u32) -> (Token, T) {
         let entry = &mut self.entries[index as usize];
-        let content = entry.content.take().expect("only an operation in flight is removed");
-        entry.generation = entry.generation.wrapping_add(1);
+        let content = entry.take().expect("only an operation in flight is removed");
         let found = self.tokens.remove(content.0.to_bits());
         assert_eq!(found, Some(index), "token and entry name each other");
         self.free.push(index);
@@ -66,41 +58,21 @@ impl<T> OpTable<T> {
         self.tokens.get(token.to_bits())
     }
 
+    /// The operation of an index, if there is one in flight.
+    pub(crate) fn try_get(&self, index: u32) -> Option<&T> {
+        let content = self.entries.get(index as usize)?.as_ref();
+        content.map(|(_, content)| content)
+    }
+
     /// An operation in flight.
     pub(crate) fn get(&self, index: u32) -> &T {
-        let content = self.entries[index as usize].content.as_ref();
-        &content.expect("the index is of an operation in flight").1
+        self.try_get(index).expect("the index is of an operation in flight")
     }
 
     /// An operation in flight.
     pub(crate) fn get_mut(&mut self, index: u32) -> &mut T {
-        let content = self.entries[index as usize].content.as_mut();
+        let content = self.entries[index as usize].as_mut();
         &mut content.expect("the index is of an operation in flight").1
-    }
-
-    /// Whether an operation is in flight under the index.
-    #[cfg(target_os = "linux")]
-    pub(crate) fn contains(&self, index: u32) -> bool {
-        self.entries.get(index as usize).is_some_and(|entry| entry.content.is_some())
-    }
-
-    /// How often the index has been reused.
-    #[cfg(target_os = "linux")]
-    pub(crate) fn generation(&self, index: u32) -> u32 {
-        self.entries[index as usize].generation
-    }
-
-    /// Indices of all operations in flight.
-    #[cfg(target_os = "linux")]
-    pub(crate) fn indices(&self) -> impl Iterator<Item = u32> {
-        let entries = self.entries.iter().zip(0u32..);
-        entries.filter_map(|(entry, index)| entry.content.is_some().then_some(index))
-    }
-
-    /// How many operations are in flight.
-    #[cfg(target_os = "linux")]
-    pub(crate) fn len(&self) -> usize {
-        self.entries.len() - self.free.len()
     }
 }
 
@@ -208,17 +180,16 @@ mod tests {
     }
 
     #[test]
-    fn indices_are_reused_under_a_new_generation() {
+    fn indices_are_reused_and_tokens_found() {
         let mut table = OpTable::new(1);
         let token = Token::new(1, 0, 7);
         let first = table.insert(token, 'a');
         assert_eq!(table.find(token), Some(first));
-        let generation = table.entries[first as usize].generation;
         assert_eq!(table.remove(first), (token, 'a'));
-        assert_eq!(table.find(token), None);
+        assert_eq!((table.find(token), table.try_get(first)), (None, None));
         let second = table.insert(token, 'b');
         assert_eq!((second, *table.get(second)), (first, 'b'));
-        assert_ne!(table.entries[second as usize].generation, generation);
+        assert_eq!(table.try_get(second + 1), None);
     }
 
     #[test]

@@ -11,6 +11,7 @@ use std::net::SocketAddr;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 
+use usbip_fast_native::backend::Options;
 use usbip_fast_native::{Handle, Reactor, affinity, clock, process, signal, socket};
 
 use crate::config::{ReactorChoice, ServeConfig};
@@ -170,7 +171,8 @@ fn open_reactor(config: &ServeConfig) -> Result<Box<dyn Reactor>, Error> {
         ReactorChoice::Epoll => select::Choice::Epoll,
         ReactorChoice::Kqueue => select::Choice::Kqueue,
     };
-    let (reactor, selection) = select::open(choice).map_err(Error::Failed)?;
+    let (reactor, selection) = select::open(choice, &Options::default())
+        .map_err(|error| Error::Failed(error.to_string()))?;
     tracing::info!("reactor: {selection}");
     Ok(reactor)
 }

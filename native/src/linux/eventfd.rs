@@ -2,8 +2,8 @@
 
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::chime::Chime;
 use crate::doorbell::{Doorbell, Ring};
 use crate::op::OsError;
 use crate::socket::check;
@@ -11,8 +11,7 @@ use crate::socket::check;
 /// The bell, shared by its reactor and whoever may ring it.
 #[derive(Debug)]
 pub(crate) struct Bell {
-    /// Rung and not yet answered: ringing again would say nothing new.
-    rung: AtomicBool,
+    chime: Chime,
     event: OwnedFd,
 }
 
@@ -25,7 +24,7 @@ impl Bell {
         check(fd)?;
         // SAFETY: the descriptor was just created and belongs to nobody else.
         let event = unsafe { OwnedFd::from_raw_fd(fd) };
-        Ok(Arc::new(Self { rung: AtomicBool::new(false), event }))
+        Ok(Arc::new(Self { chime: Chime::new(), event }))
     }
 
     /// The eventfd to wait on.
@@ -33,10 +32,9 @@ impl Bell {
         self.event.as_raw_fd()
     }
 
-    /// Answers the bell. Called after the eventfd was seen and *before* the mailboxes are looked
-    /// into, so that a message posted later rings anew.
+    /// Answers the bell; called when its descriptor has shown that it was rung.
     pub(crate) fn answer(&self) {
-        self.rung.swap(false, Ordering::AcqRel);
+        self.chime.answer();
     }
 
     pub(crate) fn to_doorbell(self: &Arc<Self>) -> Doorbell {
@@ -46,9 +44,7 @@ impl Bell {
 
 impl Ring for Bell {
     fn ring(&self) {
-        // Acquire and release: what was posted before a ring that is swallowed here is seen by
-        // the reactor after it has answered the ring before.
-        if self.rung.swap(true, Ordering::AcqRel) {
+        if !self.chime.ring() {
             return;
         }
         let one = 1u64.to_ne_bytes();

@@ -16,6 +16,7 @@ use io_uring::squeue::Entry;
 use io_uring::{IoUring, cqueue, opcode, types};
 
 use crate::attempt::accepted;
+use crate::backend::Options;
 use crate::clock;
 use crate::doorbell::Doorbell;
 use crate::linux::eventfd::Bell;
@@ -25,32 +26,14 @@ use crate::op::{Completion, Op, OsError, Outcome, Token};
 use crate::reactor::{Notice, Reactor, ReactorCounters, Turn};
 use crate::table::OpTable;
 
-pub use setup::{Mode, Refused};
-
-/// How to open the ring.
-#[derive(Clone, Copy, Debug)]
-pub struct Options {
-    /// Entries of the submission queue, a power of two.
-    pub queue_entries: u32,
-    /// Register arena chunks and send single pieces from them as fixed buffers.
-    pub registered: bool,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self { queue_entries: 256, registered: false }
-    }
-}
+pub use crate::linux::uring::setup::{Mode, Refused};
 
 /// Opens a reactor over io_uring for the calling thread, which alone may use it.
-///
-/// With [`Options::registered`] SIGPIPE is ignored in the whole process from here on, because a
-/// fixed send is a write and knows no `MSG_NOSIGNAL`.
 ///
 /// # Errors
 ///
 /// Why the kernel refuses.
-pub fn open(options: Options) -> Result<(Box<dyn Reactor>, Mode), Refused> {
+pub fn open(options: &Options) -> Result<(Box<dyn Reactor>, Mode), Refused> {
     let (ring, mode) = setup::open(options.queue_entries)?;
     let uring = Uring::new(ring, mode, options.registered).map_err(Refused::System)?;
     Ok((Box::new(uring), mode))
@@ -66,6 +49,7 @@ struct Uring {
     /// Entries for which the submission queue had no room, oldest first.
     backlog: VecDeque<Entry>,
     registered: Option<Registered>,
+    in_flight: usize,
     counters: ReactorCounters,
 }
 
@@ -74,6 +58,8 @@ struct Flight {
     op: Op,
     stage: Stage,
     cancelled: bool,
+    /// Tells the operation from others that have had or will have its index.
+    serial: u32,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -84,7 +70,7 @@ enum Stage {
     Waiting,
 }
 
-/// User data of an operation: generation (31 bits) | index (32 bits). With this bit: its cancel.
+/// User data of an operation: serial (31 bits) | index (32 bits). With this bit: its cancel.
 const CANCEL: u64 = 1 << 63;
 
 /// User data of the doorbell's poll: an index that the table never reaches.
@@ -112,6 +98,7 @@ impl Uring {
             foreign: ForeignTable::default(),
             backlog: VecDeque::with_capacity(capacity),
             registered,
+            in_flight: 0,
             counters: ReactorCounters::default(),
         };
         uring.arm_bell();
@@ -126,13 +113,14 @@ impl Uring {
     }
 
     fn user_data(&self, index: u32) -> u64 {
-        u64::from(self.table.generation(index) & 0x7fff_ffff) << 32 | u64::from(index)
+        u64::from(self.table.get(index).serial & 0x7fff_ffff) << 32 | u64::from(index)
     }
 
     /// The operation that user data stands for, if it is still in flight.
-    fn in_flight(&self, user_data: u64) -> Option<u32> {
+    fn find(&self, user_data: u64) -> Option<u32> {
         let index = user_data as u32;
-        (self.table.contains(index) && self.user_data(index) == user_data).then_some(index)
+        self.table.try_get(index)?;
+        (self.user_data(index) == user_data).then_some(index)
     }
 
     fn push(&mut self, entry: Entry) {
@@ -234,13 +222,13 @@ impl Uring {
     /// A cancel that found nothing although the operation is still there has met it between two
     /// states, and is repeated.
     fn handle_cancel(&mut self, user_data: u64, result: i32) {
-        if result == -libc::ENOENT && self.in_flight(user_data).is_some() {
+        if result == -libc::ENOENT && self.find(user_data).is_some() {
             self.push_cancel(user_data);
         }
     }
 
     fn handle_op(&mut self, user_data: u64, result: i32, completions: &mut Vec<Completion>) {
-        let index = self.in_flight(user_data).expect("an operation completes once");
+        let index = self.find(user_data).expect("an operation completes once");
         let flight = self.table.get_mut(index);
         let again = match (flight.stage, -result) {
             (Stage::Direct, libc::EAGAIN) => Some(Stage::Waiting),
@@ -258,6 +246,7 @@ impl Uring {
         };
         let place = self.foreign.place(index);
         let (token, flight) = self.table.remove(index);
+        self.in_flight -= 1;
         let result = if result < 0 {
             Err(OsError(-result))
         } else {
@@ -269,7 +258,7 @@ impl Uring {
 
     /// Whether the kernel has anything of ours.
     fn is_busy(&self) -> bool {
-        self.bell_armed || self.table.len() > 0
+        self.bell_armed || self.in_flight > 0
     }
 }
 
@@ -289,7 +278,9 @@ impl Reactor for Uring {
 
     fn submit(&mut self, op: Op, token: Token) {
         self.counters.operations += 1;
-        let flight = Flight { op, stage: Stage::Direct, cancelled: false };
+        self.in_flight += 1;
+        let serial = self.counters.operations as u32;
+        let flight = Flight { op, stage: Stage::Direct, cancelled: false, serial };
         let index = self.table.insert(token, flight);
         self.push_op(index);
     }
@@ -348,9 +339,10 @@ impl Reactor for Uring {
 impl Drop for Uring {
     /// Cancels everything and waits, so that the kernel never writes to memory that is freed.
     fn drop(&mut self) {
-        let all: Vec<u64> = self.table.indices().map(|index| self.user_data(index)).collect();
-        for user_data in all {
-            self.push_cancel(user_data);
+        for index in 0..self.foreign.capacity() {
+            if self.table.try_get(index).is_some() {
+                self.push_cancel(self.user_data(index));
+            }
         }
         if self.bell_armed {
             self.push_cancel(BELL);
@@ -363,7 +355,7 @@ impl Drop for Uring {
             self.reap(&mut completions);
             completions.clear();
         }
-        if self.table.len() > 0 {
+        if self.in_flight > 0 {
             std::mem::forget(std::mem::replace(&mut self.table, OpTable::new(0)));
             self.foreign.leak();
         }

@@ -40,6 +40,11 @@ impl ForeignTable {
         self.segments[index / SEGMENT][index % SEGMENT].get()
     }
 
+    /// Above every index that has ever been in flight.
+    pub(super) fn capacity(&self) -> u32 {
+        u32::try_from(self.segments.len() * SEGMENT).expect("below 2^32 operations")
+    }
+
     /// Gives the memory up for good, because the kernel may still write to it.
     pub(super) fn leak(&mut self) {
         mem::forget(mem::take(&mut self.segments));
