@@ -391,6 +391,7 @@ impl<F: Function + Send + 'static> Device for Gadget<F> {
         self.chapter9 = Chapter9::configured(&self.descriptors);
         self.activate_endpoints();
         self.function.changed(Change::Reset);
+        self.function.changed(Change::Configuration(self.chapter9.configuration()));
         let drained = self.finished.is_empty();
         self.state = if drained { DeviceState::Closed } else { DeviceState::Closing };
     }

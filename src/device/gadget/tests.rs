@@ -484,6 +484,8 @@ fn state_moves_from_session_to_session() {
     bench.device = export.reserve().expect("back")(&bell);
     assert_eq!(bench.control(setup(0xc0, zero::READ_BUFFER), &[]).data, b"abc");
     assert_eq!(bench.read(0x80, request::GET_CONFIGURATION, 0, 0).data, [1]);
+    bench.bulk_in(64);
+    assert_eq!(bench.slots().len(), 1, "a source again, no loopback");
 }
 
 impl Bench {
