@@ -1,16 +1,17 @@
 //! The standard requests (USB 2.0 §9.4, USB 3.2 §9.4) and the state behind them.
 
-use super::descriptors::{Configuration, Descriptors, EndpointInfo, endpoint_index};
+use super::descriptors::{Descriptors, endpoint_index};
 use super::function::Stall;
+use crate::usb::descriptor::Setting;
+use crate::usb::endpoint::{EndpointInfo, EndpointMap};
 use crate::usb::setup::{Setup, request};
 use crate::usb::transfer::TransferType;
 
 /// What the standard requests can change. Moves with the device from session to session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(super) struct Chapter9 {
-    pub(super) configuration: u8,
-    /// Alternate setting by interface number.
-    alternates: [u8; 32],
+    /// Active configuration, alternate settings and their endpoints.
+    map: EndpointMap,
     /// Halted endpoints, one bit each by [`endpoint_index`].
     halted: u32,
     /// Bits of the answer to GET_STATUS(device) that the host can set: remote wakeup, U1, U2, LTM.
@@ -40,19 +41,19 @@ impl Chapter9 {
     /// The state after enumeration: the first configuration is active, as on a device that was
     /// plugged into a host before it was exported.
     pub(super) fn configured(descriptors: &Descriptors) -> Self {
-        let configuration = descriptors.configurations().first().map_or(0, |first| first.value);
-        Self { configuration, alternates: [0; 32], halted: 0, features: 0 }
+        let configuration = descriptors.configurations().next().map_or(0, |first| first.value);
+        let map = EndpointMap::new(descriptors.listed(), configuration);
+        Self { map, halted: 0, features: 0 }
+    }
+
+    /// bConfigurationValue of the active configuration, 0 if none.
+    pub(super) fn configuration(&self) -> u8 {
+        self.map.configuration()
     }
 
     /// The endpoints of the active alternate settings.
-    pub(super) fn endpoints<'a>(
-        &'a self,
-        descriptors: &'a Descriptors,
-    ) -> impl Iterator<Item = &'a EndpointInfo> {
-        let active = descriptors.configuration(self.configuration);
-        active.into_iter().flat_map(|found| &found.endpoints).filter(|endpoint| {
-            self.alternates[usize::from(endpoint.interface)] == endpoint.alternate
-        })
+    pub(super) fn endpoints(&self) -> impl Iterator<Item = &EndpointInfo> {
+        self.map.active()
     }
 
     pub(super) fn is_halted(&self, index: usize) -> bool {
@@ -77,15 +78,15 @@ impl Chapter9 {
                 Some(bytes) => return Verdict::Answered(copy(bytes, data)),
                 None => None,
             },
-            (0x80, request::GET_CONFIGURATION) => Some([self.configuration, 0]).zip(Some(1)),
+            (0x80, request::GET_CONFIGURATION) => Some([self.configuration(), 0]).zip(Some(1)),
             (0x80, request::GET_STATUS) => Some((self.device_status(), 2)),
             (0x81, request::GET_STATUS) => self.interface(descriptors, index).map(|_| ([0; 2], 2)),
-            (0x82, request::GET_STATUS) => self.endpoint_status(descriptors, index).zip(Some(2)),
+            (0x82, request::GET_STATUS) => self.endpoint_status(index).zip(Some(2)),
             (0x81, request::GET_INTERFACE) => {
                 self.interface(descriptors, index).map(|alternate| ([alternate, 0], 1))
             }
             (0x82, request::SYNCH_FRAME) => self
-                .endpoint(descriptors, index)
+                .endpoint(index)
                 .filter(|endpoint| endpoint.kind == TransferType::Isochronous)
                 .map(|_| ([0; 2], 2)),
             (0x80 | 0x82, _) => None,
@@ -110,8 +111,8 @@ impl Chapter9 {
             (0x01, request::SET_INTERFACE) => self.set_interface(descriptors, index, value),
             (0x00, request::SET_FEATURE) => self.set_feature(descriptors, setup.value, true),
             (0x00, request::CLEAR_FEATURE) => self.set_feature(descriptors, setup.value, false),
-            (0x02, request::SET_FEATURE) => self.set_halt(descriptors, setup, true),
-            (0x02, request::CLEAR_FEATURE) => self.set_halt(descriptors, setup, false),
+            (0x02, request::SET_FEATURE) => self.set_halt(setup, true),
+            (0x02, request::CLEAR_FEATURE) => self.set_halt(setup, false),
             // FUNCTION_SUSPEND and its undoing (USB 3.2 §9.4.9): nothing here sleeps.
             (0x01, request::SET_FEATURE | request::CLEAR_FEATURE)
                 if setup.value == 0 && descriptors.speed().is_super() =>
@@ -140,11 +141,10 @@ impl Chapter9 {
     }
 
     fn set_configuration(&mut self, descriptors: &Descriptors, value: u8) -> Result<Effect, Stall> {
-        if value != 0 && descriptors.configuration(value).is_none() {
+        if value != 0 && descriptors.configurations().with_value(value).is_none() {
             return Err(Stall);
         }
-        self.configuration = value;
-        self.alternates = [0; 32];
+        self.map.set_configuration(value);
         self.halted = 0;
         Ok(Effect::Configured(value))
     }
@@ -155,19 +155,16 @@ impl Chapter9 {
         interface: u8,
         alternate: u8,
     ) -> Result<Effect, Stall> {
-        let configuration = self.active(descriptors).ok_or(Stall)?;
-        let exists = configuration
-            .interfaces
-            .iter()
-            .any(|found| found.number == interface && found.alternates.contains(&alternate));
+        let exists = self
+            .settings(descriptors)
+            .any(|found| found.interface == interface && found.alternate == alternate);
         if !exists {
             return Err(Stall);
         }
-        self.alternates[usize::from(interface)] = alternate;
-        let endpoints = configuration.endpoints.iter();
-        for endpoint in endpoints.filter(|endpoint| endpoint.interface == interface) {
-            self.set_halted(endpoint.index(), false);
-        }
+        self.map.set_interface(interface, alternate);
+        let own = self.map.active().filter(|endpoint| endpoint.interface == interface);
+        let halts = own.fold(0, |halts, endpoint| halts | 1 << endpoint_index(endpoint.address));
+        self.halted &= !halts;
         Ok(Effect::InterfaceSet { interface, alternate })
     }
 
@@ -180,19 +177,14 @@ impl Chapter9 {
     ) -> Result<Effect, Stall> {
         let bit = match feature {
             1 => 1,
-            48 | 49 | 50 if descriptors.speed().is_super() => feature - 48 + 2,
+            48..=50 if descriptors.speed().is_super() => feature - 48 + 2,
             _ => return Err(Stall),
         };
         self.features = self.features & !(1 << bit) | u16::from(on) << bit;
         Ok(Effect::Nothing)
     }
 
-    fn set_halt(
-        &mut self,
-        descriptors: &Descriptors,
-        setup: Setup,
-        halted: bool,
-    ) -> Result<Effect, Stall> {
+    fn set_halt(&mut self, setup: Setup, halted: bool) -> Result<Effect, Stall> {
         let [address, _] = setup.index.to_le_bytes();
         if setup.value != 0 {
             return Err(Stall);
@@ -201,7 +193,7 @@ impl Chapter9 {
             // A halt of endpoint 0 ends with the next setup packet: there is nothing to keep.
             return Ok(Effect::Nothing);
         }
-        let endpoint = self.endpoint(descriptors, address).ok_or(Stall)?;
+        let endpoint = self.endpoint(address).ok_or(Stall)?;
         if endpoint.kind == TransferType::Isochronous {
             return if halted { Err(Stall) } else { Ok(Effect::Nothing) };
         }
@@ -214,27 +206,28 @@ impl Chapter9 {
         (self.features | 1).to_le_bytes()
     }
 
-    fn endpoint_status(&self, descriptors: &Descriptors, address: u8) -> Option<[u8; 2]> {
+    fn endpoint_status(&self, address: u8) -> Option<[u8; 2]> {
         if address & 0x0f == 0 {
             return Some([0, 0]);
         }
-        self.endpoint(descriptors, address)?;
+        self.endpoint(address)?;
         Some([u8::from(self.is_halted(endpoint_index(address))), 0])
     }
 
     /// The alternate setting of an interface of the active configuration.
     fn interface(&self, descriptors: &Descriptors, number: u8) -> Option<u8> {
-        let mut interfaces = self.active(descriptors)?.interfaces.iter();
-        interfaces.find(|found| found.number == number)?;
-        Some(self.alternates[usize::from(number)])
+        self.settings(descriptors).find(|setting| setting.interface == number)?;
+        Some(self.map.alternate(number))
     }
 
-    fn endpoint(&self, descriptors: &Descriptors, address: u8) -> Option<EndpointInfo> {
-        self.endpoints(descriptors).find(|found| found.address == address).copied()
+    fn endpoint(&self, address: u8) -> Option<&EndpointInfo> {
+        self.map.active().find(|found| found.address == address)
     }
 
-    fn active<'a>(&self, descriptors: &'a Descriptors) -> Option<&'a Configuration> {
-        descriptors.configuration(self.configuration)
+    /// The alternate settings of the active configuration.
+    fn settings<'a>(&self, descriptors: &'a Descriptors) -> impl Iterator<Item = Setting<'a>> {
+        let active = descriptors.configurations().with_value(self.configuration());
+        active.into_iter().flat_map(|configuration| configuration.settings())
     }
 }
 

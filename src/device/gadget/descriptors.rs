@@ -1,70 +1,28 @@
 //! Descriptors of a simulated device: built once, then only read.
 
-use std::ops::Range;
-
 use super::pace::frame_ns;
+use crate::usb::descriptor::{Configurations, DeviceDescriptor, kind};
+use crate::usb::endpoint::EndpointInfo;
 use crate::usb::identity::Class;
 use crate::usb::speed::Speed;
 use crate::usb::transfer::TransferType;
-
-/// Descriptor types (USB 2.0 table 9-5, USB 3.2 table 9-6).
-pub mod kind {
-    /// DEVICE
-    pub const DEVICE: u8 = 1;
-    /// CONFIGURATION
-    pub const CONFIGURATION: u8 = 2;
-    /// STRING
-    pub const STRING: u8 = 3;
-    /// INTERFACE
-    pub const INTERFACE: u8 = 4;
-    /// ENDPOINT
-    pub const ENDPOINT: u8 = 5;
-    /// DEVICE_QUALIFIER
-    pub const DEVICE_QUALIFIER: u8 = 6;
-    /// OTHER_SPEED_CONFIGURATION
-    pub const OTHER_SPEED_CONFIGURATION: u8 = 7;
-    /// BOS
-    pub const BOS: u8 = 15;
-    /// DEVICE CAPABILITY
-    pub const DEVICE_CAPABILITY: u8 = 16;
-    /// SUPERSPEED_USB_ENDPOINT_COMPANION
-    pub const ENDPOINT_COMPANION: u8 = 48;
-}
 
 /// Everything that GET_DESCRIPTOR can return, and what the base must know of it.
 #[derive(Clone, Debug)]
 pub struct Descriptors {
     speed: Speed,
-    device: [u8; 18],
+    /// Device descriptor and all configurations, as they are listed.
+    listed: Vec<u8>,
     qualifier: Option<[u8; 10]>,
     bos: Option<Vec<u8>>,
-    configurations: Vec<Configuration>,
     other_speed: Vec<Vec<u8>>,
     strings: Vec<Vec<u8>>,
 }
 
-/// One configuration, in bytes and decoded.
-#[derive(Clone, Debug)]
-pub(super) struct Configuration {
-    pub(super) value: u8,
-    pub(super) bytes: Vec<u8>,
-    /// Class of each interface's alternate setting 0 by number, and its alternate settings.
-    pub(super) interfaces: Vec<Interface>,
-    pub(super) endpoints: Vec<EndpointInfo>,
-}
-
-#[derive(Clone, Debug)]
-pub(super) struct Interface {
-    pub(super) number: u8,
-    pub(super) class: Class,
-    pub(super) alternates: Vec<u8>,
-}
-
-/// An endpoint of one alternate setting.
+/// An endpoint that takes URBs: one of an active alternate setting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct EndpointInfo {
+pub(super) struct ActiveEndpoint {
     pub(super) interface: u8,
-    pub(super) alternate: u8,
     pub(super) address: u8,
     pub(super) kind: TransferType,
     pub(super) max_packet_size: u16,
@@ -100,13 +58,13 @@ impl Descriptors {
         strings: &[&str],
     ) -> Self {
         let count = u8::try_from(configurations.len()).expect("a device has few configurations");
-        let bytes = configurations.iter().map(|builder| builder.bytes.clone());
+        let mut listed = device_descriptor(spec, count, strings).to_vec();
+        listed.extend(configurations.iter().flat_map(|builder| &builder.bytes));
         Self {
             speed: spec.speed,
-            device: device_descriptor(spec, count, strings),
+            listed,
             qualifier: None,
             bos: spec.speed.is_super().then(bos),
-            configurations: bytes.map(|bytes| Configuration::decode(bytes, spec.speed)).collect(),
             other_speed: Vec::new(),
             strings: strings.iter().map(|text| string_descriptor(text)).collect(),
         }
@@ -119,7 +77,7 @@ impl Descriptors {
         let mut qualifier = [0; 10];
         qualifier[0] = 10;
         qualifier[1] = kind::DEVICE_QUALIFIER;
-        qualifier[2..8].copy_from_slice(&self.device[2..8]);
+        qualifier[2..8].copy_from_slice(&self.listed[2..8]);
         qualifier[8] = u8::try_from(configurations.len()).expect("few configurations");
         self.qualifier = Some(qualifier);
         self.other_speed = configurations
@@ -144,8 +102,8 @@ impl Descriptors {
     pub fn find(&self, kind: u8, index: u8) -> Option<&[u8]> {
         let index = usize::from(index);
         match kind {
-            kind::DEVICE if index == 0 => Some(&self.device),
-            kind::CONFIGURATION => self.configurations.get(index).map(|found| &found.bytes[..]),
+            kind::DEVICE if index == 0 => Some(&self.listed[..18]),
+            kind::CONFIGURATION => self.configurations().nth(index).map(|found| found.bytes),
             kind::OTHER_SPEED_CONFIGURATION => self.other_speed.get(index).map(Vec::as_slice),
             kind::DEVICE_QUALIFIER if index == 0 => self.qualifier.as_ref().map(|found| &found[..]),
             kind::BOS if index == 0 => self.bos.as_deref(),
@@ -155,70 +113,33 @@ impl Descriptors {
         }
     }
 
+    /// The device descriptor.
+    #[must_use]
+    pub fn device(&self) -> DeviceDescriptor {
+        DeviceDescriptor::parse(&self.listed).expect("it was built whole")
+    }
+
+    /// The configurations, by index.
+    pub fn configurations(&self) -> Configurations<'_> {
+        Configurations::new(&self.listed)
+    }
+
     /// The 18 bytes of the device descriptor followed by all configurations in full.
     #[must_use]
-    pub fn device_and_configurations(&self) -> Vec<u8> {
-        let configurations = self.configurations.iter().flat_map(|found| found.bytes.iter());
-        self.device.iter().chain(configurations).copied().collect()
-    }
-
-    pub(super) fn configurations(&self) -> &[Configuration] {
-        &self.configurations
-    }
-
-    /// The configuration of this bConfigurationValue.
-    pub(super) fn configuration(&self, value: u8) -> Option<&Configuration> {
-        self.configurations.iter().find(|found| found.value == value)
-    }
-
-    pub(super) fn device(&self) -> &[u8; 18] {
-        &self.device
+    pub fn listed(&self) -> &[u8] {
+        &self.listed
     }
 }
 
-impl Configuration {
-    fn decode(bytes: Vec<u8>, speed: Speed) -> Self {
-        let mut interfaces: Vec<Interface> = Vec::new();
-        let mut endpoints: Vec<EndpointInfo> = Vec::new();
-        let mut setting = (0, 0);
-        for part in parts(&bytes) {
-            let part = &bytes[part];
-            match part[1] {
-                kind::INTERFACE => {
-                    setting = (part[2], part[3]);
-                    add_interface(&mut interfaces, part);
-                }
-                kind::ENDPOINT => endpoints.push(EndpointInfo::decode(part, setting, speed)),
-                kind::ENDPOINT_COMPANION => {
-                    let endpoint = endpoints.last_mut().expect("a companion follows an endpoint");
-                    endpoint.payload_bytes *= packets_per_interval(part, endpoint.kind);
-                }
-                _ => {}
-            }
-        }
-        Self { value: bytes[5], bytes, interfaces, endpoints }
-    }
-}
-
-impl EndpointInfo {
-    fn decode(bytes: &[u8], (interface, alternate): (u8, u8), speed: Speed) -> Self {
-        let kind = match bytes[3] & 3 {
-            0 => TransferType::Control,
-            1 => TransferType::Isochronous,
-            2 => TransferType::Bulk,
-            _ => TransferType::Interrupt,
-        };
-        let size = u16::from_le_bytes([bytes[4], bytes[5]]);
-        let max_packet_size = size & 0x7ff;
-        let transactions = usize::from(size >> 11 & 3) + 1;
+impl ActiveEndpoint {
+    pub(super) fn new(info: &EndpointInfo, speed: Speed) -> Self {
         Self {
-            interface,
-            alternate,
-            address: bytes[2],
-            kind,
-            max_packet_size,
-            payload_bytes: usize::from(max_packet_size) * transactions,
-            interval_ns: interval_frames(bytes[6], kind, speed) * frame_ns(speed),
+            interface: info.interface,
+            address: info.address,
+            kind: info.kind,
+            max_packet_size: info.max_packet_size,
+            payload_bytes: info.packet_bytes() as usize,
+            interval_ns: interval_frames(info.interval, info.kind, speed) * frame_ns(speed),
         }
     }
 
@@ -245,35 +166,6 @@ fn interval_frames(interval: u8, kind: TransferType, speed: Speed) -> u64 {
         return u64::from(interval.max(1));
     }
     1 << (interval.clamp(1, 16) - 1)
-}
-
-fn packets_per_interval(companion: &[u8], kind: TransferType) -> usize {
-    let burst = usize::from(companion[2] & 0x0f) + 1;
-    let multiplier = if kind == TransferType::Isochronous { companion[3] & 3 } else { 0 };
-    burst * (usize::from(multiplier) + 1)
-}
-
-fn add_interface(interfaces: &mut Vec<Interface>, bytes: &[u8]) {
-    let (number, alternate) = (bytes[2], bytes[3]);
-    match interfaces.iter_mut().find(|found| found.number == number) {
-        Some(found) => found.alternates.push(alternate),
-        None => interfaces.push(Interface {
-            number,
-            class: Class { class: bytes[5], subclass: bytes[6], protocol: bytes[7] },
-            alternates: vec![alternate],
-        }),
-    }
-}
-
-/// Ranges of the descriptors of a configuration.
-fn parts(bytes: &[u8]) -> impl Iterator<Item = Range<usize>> {
-    let mut start = 0;
-    std::iter::from_fn(move || {
-        let length = usize::from(*bytes.get(start)?);
-        assert!(length >= 2 && start + length <= bytes.len(), "built descriptors are whole");
-        start += length;
-        Some(start - length..start)
-    })
 }
 
 /// Builds one configuration descriptor with everything in it; counts and lengths are kept right
@@ -369,7 +261,7 @@ fn packet_layout(spec: EndpointSpec, speed: Speed) -> (u16, Option<[u8; 6]>) {
     let [low, high] = if periodic { bytes.to_le_bytes() } else { [0, 0] };
     let small = |count: u16| u8::try_from(count - 1).expect("burst and multiplier are small");
     let attributes = if spec.attributes & 3 == 1 { small(multiplier) } else { 0 };
-    (size, Some([6, kind::ENDPOINT_COMPANION, small(burst), attributes, low, high]))
+    (size, Some([6, kind::SUPERSPEED_COMPANION, small(burst), attributes, low, high]))
 }
 
 fn device_descriptor(spec: DeviceSpec, configurations: u8, strings: &[&str]) -> [u8; 18] {
@@ -398,11 +290,14 @@ fn device_descriptor(spec: DeviceSpec, configurations: u8, strings: &[&str]) -> 
 /// capability: speeds full, high and 5 Gbit/s, all functions from full speed on, exit latencies 0.
 fn bos() -> Vec<u8> {
     let mut bytes = vec![5, kind::BOS, 0, 0, 2];
-    bytes.extend_from_slice(&[7, kind::DEVICE_CAPABILITY, 2, 0x02, 0, 0, 0]);
-    bytes.extend_from_slice(&[10, kind::DEVICE_CAPABILITY, 3, 0, 0x0e, 0, 1, 0, 0, 0]);
+    bytes.extend_from_slice(&[7, DEVICE_CAPABILITY, 2, 0x02, 0, 0, 0]);
+    bytes.extend_from_slice(&[10, DEVICE_CAPABILITY, 3, 0, 0x0e, 0, 1, 0, 0, 0]);
     bytes[2] = u8::try_from(bytes.len()).expect("two capabilities are short");
     bytes
 }
+
+/// `bDescriptorType` of what a BOS is made of.
+const DEVICE_CAPABILITY: u8 = 16;
 
 /// Language table: English (United States) only.
 const LANGUAGES: [u8; 4] = [4, kind::STRING, 0x09, 0x04];
@@ -418,13 +313,15 @@ fn string_descriptor(text: &str) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::usb::endpoint::EndpointMap;
 
-    fn isochronous(payload_bytes: u16, speed: Speed) -> EndpointInfo {
+    fn isochronous(payload_bytes: u16, speed: Speed) -> ActiveEndpoint {
         let spec = EndpointSpec { address: 0x82, attributes: 1, payload_bytes, interval: 4 };
         let builder = ConfigurationBuilder::new(1, 0)
             .interface(InterfaceSpec::default())
             .endpoint(spec, speed);
-        Configuration::decode(builder.bytes, speed).endpoints[0]
+        let map = EndpointMap::new(&builder.bytes, 1);
+        ActiveEndpoint::new(map.active().next().expect("one endpoint"), speed)
     }
 
     #[test]
@@ -465,10 +362,10 @@ mod tests {
         assert_eq!(usize::from(u16::from_le_bytes([bytes[2], bytes[3]])), bytes.len());
         assert_eq!(bytes[4], 2, "two interfaces, one of them with two settings");
         assert_eq!(bytes[9 + 9 + 4], 1, "the endpoint is counted at its setting");
-        let decoded = Configuration::decode(bytes.clone(), Speed::Super);
-        assert_eq!(decoded.value, 3);
-        assert_eq!(decoded.interfaces[0].alternates, [0, 1]);
-        assert_eq!(decoded.endpoints[0].alternate, 1);
+        let mut map = EndpointMap::new(bytes, 3);
+        assert_eq!(map.active().count(), 0);
+        map.set_interface(0, 1);
+        assert_eq!(map.active().next().expect("one").max_packet_size, 1024);
     }
 
     #[test]

@@ -2,10 +2,9 @@
 
 use std::sync::Arc;
 
-use super::chapter9::Chapter9;
 use super::{Descriptors, Function, Gadget, Pace, Saved, StreamCounters};
 use crate::device::{Export, Opener, Remains};
-use crate::usb::identity::{Class, DeviceDescription};
+use crate::usb::identity::DeviceDescription;
 
 /// Bus that simulated devices claim to be on. Stock clients keep 8 bits of the bus number, and
 /// real buses are numbered from 1 up.
@@ -76,8 +75,7 @@ impl<F: Function + Send + 'static> Export for GadgetExport<F> {
 
 fn describe(descriptors: &Descriptors, identity: Identity<'_>) -> DeviceDescription {
     let device = descriptors.device();
-    let word = |at: usize| u16::from_le_bytes([device[at], device[at + 1]]);
-    let first = descriptors.configurations().first();
+    let first = descriptors.configurations().next();
     let bus_id = format!("sim-{}", identity.number);
     DeviceDescription {
         path: format!("/sys/devices/simulated/{bus_id}"),
@@ -85,18 +83,19 @@ fn describe(descriptors: &Descriptors, identity: Identity<'_>) -> DeviceDescript
         bus_number: BUS_NUMBER,
         device_number: u32::from(identity.number),
         speed: descriptors.speed(),
-        vendor: word(8),
-        product: word(10),
-        release: word(12),
-        class: Class { class: device[4], subclass: device[5], protocol: device[6] },
-        configuration: Chapter9::configured(descriptors).configuration,
-        configurations: device[17],
-        interfaces: first.map_or_else(Vec::new, |configuration| {
-            configuration.interfaces.iter().map(|interface| interface.class).collect()
+        vendor: device.vendor,
+        product: device.product,
+        release: device.release,
+        class: device.class,
+        configuration: first.map_or(0, |first| first.value),
+        configurations: device.configurations,
+        interfaces: first.map_or_else(Vec::new, |first| {
+            let settings = first.settings().filter(|setting| setting.alternate == 0);
+            settings.map(|setting| setting.class).collect()
         }),
         manufacturer_name: identity.manufacturer_name.to_owned(),
         product_name: identity.product_name.to_owned(),
         serial: identity.serial.to_owned(),
-        descriptors: descriptors.device_and_configurations(),
+        descriptors: descriptors.listed().to_vec(),
     }
 }

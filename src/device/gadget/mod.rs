@@ -27,7 +27,7 @@ use std::time::Duration;
 use usbip_fast_native::Block;
 
 use self::chapter9::{Chapter9, Effect, Verdict};
-use self::descriptors::{EndpointInfo, endpoint_index};
+use self::descriptors::{ActiveEndpoint, endpoint_index};
 use self::pace::BusClock;
 use self::queue::{List, Pool, Urb};
 use self::timed::BulkBudget;
@@ -91,7 +91,7 @@ pub(super) struct Saved<F> {
 #[derive(Clone, Copy, Debug, Default)]
 struct Endpoint {
     /// As in the active alternate setting, `None` if it is not part of it.
-    info: Option<EndpointInfo>,
+    info: Option<ActiveEndpoint>,
     queue: List,
     /// Bus time of the next service of a periodic endpoint.
     next_ns: u64,
@@ -195,12 +195,12 @@ impl<F: Function> Gadget<F> {
         match effect {
             Effect::Nothing => {}
             Effect::Configured(value) => {
-                self.flush_where(-errno::ESHUTDOWN, |_| true);
+                self.retire_where(-errno::ESHUTDOWN, |_| true);
                 self.activate_endpoints();
                 self.function.changed(Change::Configuration(value));
             }
             Effect::InterfaceSet { interface, alternate } => {
-                self.flush_where(-errno::ESHUTDOWN, |info| info.interface == interface);
+                self.retire_where(-errno::ESHUTDOWN, |info| info.interface == interface);
                 self.activate_endpoints();
                 self.function.changed(Change::Interface { interface, alternate });
             }
@@ -210,23 +210,28 @@ impl<F: Function> Gadget<F> {
             }
             Effect::HaltCleared(address) => self.function.changed(Change::HaltCleared(address)),
             Effect::Reset => {
-                self.flush_where(-errno::ESHUTDOWN, |_| true);
+                self.retire_where(-errno::ESHUTDOWN, |_| true);
+                self.activate_endpoints();
                 self.function.changed(Change::Reset);
             }
         }
     }
 
-    /// Makes the endpoints of the active alternate settings the ones that take URBs. Endpoints
-    /// that change have been flushed.
+    /// Makes the endpoints of the active alternate settings take URBs. Those that were there
+    /// before a change of setting have been retired.
     fn activate_endpoints(&mut self) {
-        let mut infos = [None; 32];
-        for info in self.chapter9.endpoints(&self.descriptors) {
-            infos[info.index()] = Some(*info);
+        for info in self.chapter9.endpoints() {
+            let info = ActiveEndpoint::new(info, self.descriptors.speed());
+            self.endpoints[info.index()].info.get_or_insert(info);
         }
-        for (endpoint, info) in self.endpoints.iter_mut().zip(infos) {
-            if endpoint.info != info {
-                assert!(endpoint.queue.is_empty(), "an endpoint that changes was flushed");
-                *endpoint = Endpoint { info, ..Endpoint::default() };
+    }
+
+    /// Ends all URBs of these endpoints and forgets the endpoints.
+    fn retire_where(&mut self, status: i32, wanted: impl Fn(&ActiveEndpoint) -> bool) {
+        for index in 0..self.endpoints.len() {
+            if self.endpoints[index].info.as_ref().is_some_and(&wanted) {
+                self.flush(index, status);
+                self.endpoints[index] = Endpoint::default();
             }
         }
     }
@@ -261,7 +266,7 @@ impl<F: Function> Gadget<F> {
     }
 
     /// Whether the endpoint takes this URB, else the status to answer.
-    fn accept(&self, index: usize, urb: &mut Urb) -> Result<EndpointInfo, i32> {
+    fn accept(&self, index: usize, urb: &mut Urb) -> Result<ActiveEndpoint, i32> {
         let info = self.endpoints[index].info.ok_or(-errno::ENOENT)?;
         if info.kind != urb.submission.kind {
             return Err(-errno::EINVAL);
@@ -292,14 +297,6 @@ impl<F: Function> Gadget<F> {
         }
         self.endpoints[index].streaming = false;
         self.note_busy(index);
-    }
-
-    fn flush_where(&mut self, status: i32, wanted: impl Fn(&EndpointInfo) -> bool) {
-        for index in 0..self.endpoints.len() {
-            if self.endpoints[index].info.as_ref().is_some_and(&wanted) {
-                self.flush(index, status);
-            }
-        }
     }
 
     /// Asks the functions of waiting endpoints again.
@@ -390,10 +387,11 @@ impl<F: Function + Send + 'static> Device for Gadget<F> {
         if self.state != DeviceState::Ready {
             return;
         }
-        self.flush_where(-errno::ECONNRESET, |_| true);
+        self.retire_where(-errno::ECONNRESET, |_| true);
         self.chapter9 = Chapter9::configured(&self.descriptors);
         self.activate_endpoints();
         self.function.changed(Change::Reset);
+        self.function.changed(Change::Configuration(self.chapter9.configuration()));
         let drained = self.finished.is_empty();
         self.state = if drained { DeviceState::Closed } else { DeviceState::Closing };
     }

@@ -5,6 +5,7 @@ use usbip_fast_native::Block;
 use crate::device::Completed;
 use crate::limits;
 use crate::usb::errno;
+use crate::usb::isochronous::{PacketDescriptor, packets_mut};
 use crate::usb::transfer::{
     BUFFER_OFFSET, Direction, Finished, ISO_PACKET_BYTES, Submission, TransferType, block_bytes,
 };
@@ -39,11 +40,12 @@ impl Urb {
     }
 
     /// The transfer buffer and the isochronous packet descriptors behind it.
-    pub(super) fn parts_mut(&mut self) -> (&mut [u8], &mut [u8]) {
+    pub(super) fn parts_mut(&mut self) -> (&mut [u8], &mut [PacketDescriptor]) {
         let length = self.submission.length as usize;
         let descriptors = self.submission.packets as usize * ISO_PACKET_BYTES;
         let bytes = &mut self.block.as_mut()[BUFFER_OFFSET..BUFFER_OFFSET + length + descriptors];
-        bytes.split_at_mut(length)
+        let (buffer, descriptors) = bytes.split_at_mut(length);
+        (buffer, packets_mut(descriptors))
     }
 
     pub(super) fn is_isochronous(&self) -> bool {
@@ -55,8 +57,9 @@ impl Urb {
         if self.is_isochronous() && self.packets < self.submission.packets as usize {
             let done = self.packets;
             let rest = self.submission.packets - done as u32;
-            for packet in iso::packets_mut(self.parts_mut().1).skip(done) {
-                iso::set_result(packet, 0, -errno::EXDEV);
+            for packet in &mut self.parts_mut().1[done..] {
+                packet.actual_length = 0.into();
+                packet.status = (-errno::EXDEV).into();
             }
             self.errors += rest;
         }
@@ -187,32 +190,5 @@ impl Pool {
         entry.next = self.free;
         self.free = Some(index);
         entry.urb.take().expect("an entry in a list holds a URB")
-    }
-}
-
-/// Isochronous packet descriptors as they stand in a block: four big-endian words.
-pub(super) mod iso {
-    use crate::usb::transfer::ISO_PACKET_BYTES;
-
-    pub(in super::super) fn packets_mut(
-        bytes: &mut [u8],
-    ) -> impl Iterator<Item = &mut [u8; ISO_PACKET_BYTES]> {
-        bytes.as_chunks_mut().0.iter_mut()
-    }
-
-    /// Offset and length.
-    pub(in super::super) fn place(packet: &[u8; ISO_PACKET_BYTES]) -> (usize, usize) {
-        let word = |at: usize| u32::from_be_bytes(packet[at..at + 4].try_into().expect("4 bytes"));
-        (word(0) as usize, word(4) as usize)
-    }
-
-    pub(in super::super) fn set_result(
-        packet: &mut [u8; ISO_PACKET_BYTES],
-        actual: usize,
-        status: i32,
-    ) {
-        let actual = u32::try_from(actual).expect("a packet is short");
-        packet[8..12].copy_from_slice(&actual.to_be_bytes());
-        packet[12..16].copy_from_slice(&status.to_be_bytes());
     }
 }

@@ -2,14 +2,13 @@
 
 use std::time::Duration;
 
-use usbip_fast_native::{Arena, Block};
+use usbip_fast_native::Arena;
 
-use super::queue::iso;
 use super::zero::{self, ZeroExport, ZeroOptions};
 use super::*;
 use crate::device::Export;
+use crate::usb::isochronous::{PacketDescriptor, packets, packets_mut};
 use crate::usb::setup::request;
-use crate::usb::speed::Speed;
 use crate::usb::transfer::{BUFFER_OFFSET, ISO_PACKET_BYTES, TransferFlags, block_bytes};
 
 /// A device, its clock and its memory.
@@ -19,6 +18,8 @@ struct Bench {
     arena: Arena,
     now: Duration,
     slot: u32,
+    /// Slot, buffer length and packets of what is in flight.
+    buffers: Vec<(u32, usize, u32)>,
 }
 
 struct Answered {
@@ -41,6 +42,7 @@ impl Bench {
             arena: Arena::new(64 << 20),
             now: Duration::from_secs(77),
             slot: 0,
+            buffers: Vec::new(),
         }
     }
 
@@ -66,10 +68,10 @@ impl Bench {
         block.as_mut()[BUFFER_OFFSET..][..data.len()].copy_from_slice(data);
         let end = BUFFER_OFFSET + submission.length as usize;
         let rows = &mut block.as_mut()[end..bytes];
-        for (index, row) in iso::packets_mut(rows).enumerate() {
-            row[..4].copy_from_slice(&((index * packet) as u32).to_be_bytes());
-            row[4..8].copy_from_slice(&(packet as u32).to_be_bytes());
+        for (index, row) in packets_mut(rows).iter_mut().enumerate() {
+            *row = PacketDescriptor::new((index * packet) as u32, packet as u32);
         }
+        self.buffers.push((submission.slot, submission.length as usize, submission.packets));
         self.device.submit(submission, block, self.now);
         submission.slot
     }
@@ -121,7 +123,17 @@ impl Bench {
 
     fn poll(&mut self) -> Option<Answered> {
         let Completed { finished, block } = self.device.poll(self.now)?;
-        Some(answered(finished, &block))
+        let at = self.buffers.iter().position(|(slot, ..)| *slot == finished.slot);
+        let (_, length, count) = self.buffers.remove(at.expect("a slot comes back once"));
+        let (buffer, rest) = block.as_ref()[BUFFER_OFFSET..].split_at(length);
+        let rows = packets(&rest[..count as usize * ISO_PACKET_BYTES]);
+        Some(Answered {
+            slot: finished.slot,
+            status: finished.status,
+            data: buffer[..finished.actual_length as usize].to_vec(),
+            errors: finished.error_count,
+            packets: rows.iter().map(|x| (x.actual_length.get(), x.status.get())).collect(),
+        })
     }
 
     /// Lets the loop turn without time passing.
@@ -143,19 +155,6 @@ impl Bench {
 
     fn slots(&mut self) -> Vec<u32> {
         std::iter::from_fn(|| self.poll()).map(|answer| answer.slot).collect()
-    }
-}
-
-/// The results in a block, wherever its buffer ends; `length` is not part of the answer, so the
-/// packets are read from what the test has put behind the buffer.
-fn answered(finished: crate::usb::transfer::Finished, block: &Block) -> Answered {
-    let actual = finished.actual_length as usize;
-    Answered {
-        slot: finished.slot,
-        status: finished.status,
-        data: block.as_ref()[BUFFER_OFFSET..][..actual].to_vec(),
-        errors: finished.error_count,
-        packets: Vec::new(),
     }
 }
 
@@ -275,5 +274,232 @@ fn loopback_waits_for_data_and_can_be_cancelled() {
         let answers: Vec<_> = std::iter::from_fn(|| bench.poll()).collect();
         assert_eq!(answers.iter().map(|x| x.slot).collect::<Vec<_>>(), [out, second], "{pace}");
         assert_eq!(answers[1].data, [9; 700]);
+    }
+}
+
+const MS: Duration = Duration::from_millis(1);
+
+#[test]
+fn real_isochronous_packets_keep_the_bus_clock() {
+    // bInterval 4 at high speed: one packet per millisecond.
+    let mut bench = Bench::new("pace=real");
+    bench.setting(1);
+    let first = bench.iso(0x82, 8, 1024, true);
+    let second = bench.iso(0x82, 8, 1024, true);
+    bench.pass(8 * MS - MS / 10);
+    assert!(bench.slots().is_empty(), "the eighth packet is not due yet");
+    bench.pass(MS / 5);
+    assert_eq!(bench.slots(), [first]);
+    bench.pass(8 * MS);
+    let answer = bench.poll().expect("eight milliseconds later");
+    assert_eq!((answer.slot, answer.status, answer.errors), (second, 0, 0));
+    assert_eq!(answer.packets, [(1024, 0); 8]);
+    assert_eq!((bench.counters.packets(), bench.counters.missed()), (16, 0));
+}
+
+#[test]
+fn real_stream_with_an_empty_queue_misses_packets() {
+    let mut bench = Bench::new("pace=real");
+    bench.setting(1);
+    bench.iso(0x02, 4, 100, true);
+    bench.pass(MS * 9 / 2);
+    assert_eq!(bench.slots().len(), 1);
+    bench.pass(3 * MS);
+    assert_eq!(bench.counters.missed(), 0, "counted when the stream goes on");
+    bench.iso(0x02, 4, 100, true);
+    assert_eq!(bench.counters.missed(), 3);
+    bench.pass(4 * MS);
+    assert_eq!(bench.poll().expect("four more").packets, [(100, 0); 4], "none of its own is lost");
+}
+
+#[test]
+fn real_stream_without_asap_continues_its_schedule() {
+    let mut bench = Bench::new("pace=real");
+    bench.setting(1);
+    bench.iso(0x82, 4, 100, false);
+    bench.pass(MS * 13 / 2);
+    assert_eq!(bench.slots().len(), 1);
+    bench.iso(0x82, 4, 100, false);
+    bench.pass(2 * MS);
+    let answer = bench.poll().expect("two late, two in time");
+    assert_eq!(answer.packets, [(0, -18), (0, -18), (100, 0), (100, 0)]);
+    assert_eq!((answer.status, answer.errors, answer.data.len()), (0, 2, 200));
+    assert_eq!(bench.counters.missed(), 2);
+}
+
+#[test]
+fn a_stream_that_was_stopped_starts_anew() {
+    let mut bench = Bench::new("pace=real");
+    bench.setting(1);
+    for _ in 0..2 {
+        bench.iso(0x82, 4, 100, false);
+        bench.pass(5 * MS);
+        assert_eq!(bench.poll().expect("done").packets, [(100, 0); 4]);
+        bench.pass(Duration::from_secs(1));
+    }
+    let slot = bench.iso(0x82, 100, 100, true);
+    bench.pass(5 * MS);
+    bench.device.cancel(slot, bench.now);
+    let cancelled = bench.poll().expect("five packets, then unlinked");
+    assert_eq!((cancelled.status, cancelled.errors), (-errno::ECONNRESET, 95));
+    assert_eq!(cancelled.packets[4..6], [(100, 0), (0, -errno::EXDEV)]);
+    bench.pass(5 * MS);
+    bench.iso(0x82, 4, 100, true);
+    assert_eq!(bench.counters.missed(), 0);
+}
+
+#[test]
+fn real_bulk_has_the_bandwidth_of_its_speed() {
+    for (speed, rate) in [("full", 1_216_000.0), ("high", 53_248_000.0), ("super", 393_216_000.0)] {
+        let mut bench = Bench::new(&format!("speed={speed}"));
+        let start = bench.now;
+        bench.bulk_in(4 << 20);
+        while bench.device.deadline().is_some() {
+            bench.now = bench.device.deadline().expect("just seen");
+            bench.device.handle_deadline(bench.now);
+        }
+        assert_eq!(bench.slots().len(), 1);
+        let measured = f64::from(4 << 20) / (bench.now - start).as_secs_f64();
+        assert!((0.95..1.05).contains(&(measured / rate)), "{speed}: {measured}");
+    }
+}
+
+#[test]
+fn real_bulk_endpoints_share_the_budget() {
+    let mut bench = Bench::new("speed=high");
+    let large = bench.bulk_in(1 << 20);
+    let small = bench.bulk_out(&[0; 4096]);
+    bench.pass(MS);
+    assert_eq!(bench.slots(), [small], "the small one does not wait for the large one");
+    bench.pass(30 * MS);
+    assert_eq!(bench.slots(), [large]);
+}
+
+#[test]
+fn an_idle_bulk_endpoint_asks_for_no_wake_up() {
+    let mut bench = Bench::new("speed=high");
+    assert_eq!(bench.request(0, request::SET_CONFIGURATION, 2, 0), 0);
+    bench.bulk_in(512);
+    assert_eq!(bench.device.deadline(), None);
+}
+
+#[test]
+fn interrupt_endpoints_move_one_packet_per_interval() {
+    let mut bench = Bench::new("speed=low");
+    let slots = [bench.interrupt_in(8), bench.interrupt_in(24)];
+    bench.pass(MS * 21 / 2);
+    assert_eq!(bench.slots(), slots[..1]);
+    bench.pass(29 * MS);
+    assert!(bench.slots().is_empty(), "24 bytes are three packets of 10 ms");
+    bench.pass(MS);
+    assert_eq!(bench.slots(), slots[1..]);
+}
+
+#[test]
+fn a_scaled_pace_is_as_much_slower() {
+    let mut bench = Bench::new("pace=0.1");
+    bench.setting(1);
+    bench.iso(0x82, 8, 1024, true);
+    bench.pass(79 * MS);
+    assert!(bench.slots().is_empty());
+    bench.pass(2 * MS);
+    assert_eq!(bench.slots().len(), 1);
+}
+
+#[test]
+fn halting_and_switching_end_what_waits() {
+    let mut bench = Bench::new("pace=real");
+    let waiting = [bench.bulk_in(1 << 20), bench.bulk_in(8)];
+    assert_eq!(bench.request_after(&waiting, request::SET_FEATURE, 0x02, 0x81), -errno::EPIPE);
+    assert_eq!(bench.request(0x02, request::CLEAR_FEATURE, 0, 0x81), 0);
+    let waiting = [bench.bulk_in(1 << 20), bench.bulk_in(8)];
+    assert_eq!(bench.request_after(&waiting, request::SET_INTERFACE, 0x01, 0), -errno::ESHUTDOWN);
+    bench.bulk_in(8);
+    bench.pass(MS);
+    assert_eq!(bench.poll().expect("works again").status, 0);
+}
+
+#[test]
+fn urbs_for_endpoints_that_are_not_there_say_so() {
+    let mut bench = Bench::new("pace=none");
+    bench.iso(0x82, 1, 100, true);
+    assert_eq!(bench.poll().expect("at once").status, -errno::ENOENT, "setting 0 has none");
+    bench.setting(1);
+    bench.iso(0x82, 2, 1025, true);
+    let answer = bench.poll().expect("at once");
+    assert_eq!((answer.status, answer.errors), (-errno::EMSGSIZE, 2));
+    let submission = bench.submission(TransferType::Interrupt, 0x82, 8);
+    bench.submit(submission, &[], 0);
+    assert_eq!(bench.poll().expect("at once").status, -errno::EINVAL);
+}
+
+#[test]
+fn short_reads_are_errors_where_the_client_says_so() {
+    let mut bench = Bench::new("pace=none");
+    let mut submission = bench.submission(TransferType::Control, 0x80, 64);
+    let (request_type, request) = (0x80, request::GET_DESCRIPTOR);
+    let setup = Setup { request_type, request, value: 0x0100, index: 0, length: 64 };
+    submission.setup = setup.to_bytes();
+    submission.flags.short_not_ok = true;
+    bench.submit(submission, &[], 0);
+    let answer = bench.poll().expect("at once");
+    assert_eq!((answer.status, answer.data.len()), (-errno::EREMOTEIO, 18));
+}
+
+#[test]
+fn zero_packet_follows_full_packets() {
+    let mut bench = Bench::new("pace=none");
+    assert_eq!(bench.request(0, request::SET_CONFIGURATION, 2, 0), 0);
+    let read = bench.bulk_in(4096);
+    bench.bulk_out(&[1; 512]);
+    assert_eq!(bench.slots().len(), 1, "512 bytes do not end a transfer of 4096");
+    let mut submission = bench.submission(TransferType::Bulk, 0x01, 512);
+    submission.flags.zero_packet = true;
+    bench.submit(submission, &[2; 512], 0);
+    let answers: Vec<_> = std::iter::from_fn(|| bench.poll()).collect();
+    let ended = answers.iter().find(|answer| answer.slot == read).expect("ended by the empty one");
+    assert_eq!((ended.status, ended.data.len()), (0, 1024));
+}
+
+#[test]
+fn state_moves_from_session_to_session() {
+    let options = ZeroOptions::parse("pace=none").expect("fine");
+    let mut export = ZeroExport::zero(&options, 1);
+    let bell = usbip_fast_native::Doorbell::new(Arc::new(Silent));
+    let mut bench = Bench::new("pace=none");
+    let setup =
+        |request_type, request| Setup { request_type, request, value: 0, index: 0, length: 3 };
+    bench.device = export.reserve().expect("free")(&bell);
+    assert!(export.reserve().is_err_and(|reason| reason == "sim-1 is in use"));
+    assert_eq!(bench.control(setup(0x40, zero::WRITE_BUFFER), b"abc").status, 0);
+    assert_eq!(bench.request(0, request::SET_CONFIGURATION, 2, 0), 0);
+    let pending = bench.bulk_in(512);
+    bench.device.close(bench.now);
+    assert_eq!(bench.device.state(), DeviceState::Closing);
+    let last = bench.poll().expect("comes back");
+    assert_eq!((last.slot, last.status), (pending, -errno::ECONNRESET));
+    assert_eq!(bench.device.state(), DeviceState::Closed);
+
+    export.restore(bench.device.into_remains());
+    bench.device = export.reserve().expect("back")(&bell);
+    assert_eq!(bench.control(setup(0xc0, zero::READ_BUFFER), &[]).data, b"abc");
+    assert_eq!(bench.read(0x80, request::GET_CONFIGURATION, 0, 0).data, [1]);
+    bench.bulk_in(64);
+    assert_eq!(bench.slots().len(), 1, "a source again, no loopback");
+}
+
+impl Bench {
+    /// Makes a request that ends these URBs, and returns the status they all got.
+    fn request_after(&mut self, waiting: &[u32], request: u8, request_type: u8, index: u16) -> i32 {
+        let setup = Setup { request_type, request, value: 0, index, length: 0 };
+        let mut submission = self.submission(TransferType::Control, 0, 0);
+        submission.setup = setup.to_bytes();
+        let slot = self.submit(submission, &[], 0);
+        let answers: Vec<_> = std::iter::from_fn(|| self.poll()).collect();
+        let (own, ended): (Vec<_>, Vec<_>) = answers.iter().partition(|x| x.slot == slot);
+        assert_eq!(own[0].status, 0);
+        assert_eq!(ended.iter().map(|x| x.slot).collect::<Vec<_>>(), waiting);
+        assert!(ended.iter().all(|x| x.status == ended[0].status));
+        ended[0].status
     }
 }

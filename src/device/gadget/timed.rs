@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::descriptors::EndpointInfo;
+use super::descriptors::ActiveEndpoint;
 use super::function::Function;
 use super::pace::{bulk_bytes_per_frame, frame_ns};
 use super::queue::Urb;
@@ -28,7 +28,7 @@ impl<F: Function> Gadget<F> {
     pub(super) fn schedule(
         &mut self,
         index: usize,
-        info: &EndpointInfo,
+        info: &ActiveEndpoint,
         urb: &mut Urb,
         bus_ns: u64,
     ) {
@@ -75,7 +75,7 @@ impl<F: Function> Gadget<F> {
         self.bulk.backlog = bits(self.busy).any(|index| self.wants_bulk(index));
     }
 
-    fn serve_isochronous(&mut self, index: usize, info: &EndpointInfo, bus_ns: u64) -> bool {
+    fn serve_isochronous(&mut self, index: usize, info: &ActiveEndpoint, bus_ns: u64) -> bool {
         let mut progress = false;
         loop {
             let endpoint = &mut self.endpoints[index];
@@ -93,7 +93,7 @@ impl<F: Function> Gadget<F> {
         }
     }
 
-    fn serve_interrupt(&mut self, index: usize, info: &EndpointInfo, bus_ns: u64) -> bool {
+    fn serve_interrupt(&mut self, index: usize, info: &ActiveEndpoint, bus_ns: u64) -> bool {
         let mut progress = false;
         loop {
             let endpoint = &mut self.endpoints[index];
@@ -116,7 +116,7 @@ impl<F: Function> Gadget<F> {
     }
 
     /// Serves one quantum of a bulk endpoint, as far as the budget reaches.
-    fn serve_bulk(&mut self, index: usize, info: &EndpointInfo, bus_ns: u64) -> bool {
+    fn serve_bulk(&mut self, index: usize, info: &ActiveEndpoint, bus_ns: u64) -> bool {
         let packet = usize::from(info.max_packet_size);
         let limit = self.bulk.left.min(BULK_QUANTUM_PACKETS * packet) / packet * packet;
         let endpoint = &mut self.endpoints[index];

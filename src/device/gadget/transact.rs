@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use super::descriptors::EndpointInfo;
+use super::descriptors::ActiveEndpoint;
 use super::function::{Answer, Function, Then, Transfer};
-use super::queue::{Urb, iso};
+use super::queue::Urb;
 use crate::usb::errno;
+use crate::usb::isochronous::PacketDescriptor;
 use crate::usb::transfer::Direction;
 
 /// What a service did.
@@ -24,7 +25,7 @@ pub(super) enum Step {
 /// Moves at most `limit` bytes of a bulk or interrupt URB, at least one packet.
 pub(super) fn transfer<F: Function>(
     function: &mut F,
-    endpoint: &EndpointInfo,
+    endpoint: &ActiveEndpoint,
     urb: &mut Urb,
     limit: usize,
     time_ns: u64,
@@ -67,20 +68,20 @@ pub(super) fn transfer<F: Function>(
 /// Serves the next isochronous packet of a URB, or lets it fall where its interval is past.
 pub(super) fn packet<F: Function>(
     function: &mut F,
-    endpoint: &EndpointInfo,
+    endpoint: &ActiveEndpoint,
     urb: &mut Urb,
     time_ns: u64,
 ) -> Step {
     let number = urb.packets;
     let late = number < urb.late;
     let (buffer, descriptors) = urb.parts_mut();
-    let Some(descriptor) = iso::packets_mut(descriptors).nth(number) else {
+    let Some(descriptor) = descriptors.get_mut(number) else {
         return Step::Finished(0);
     };
     let (actual, status) = if late {
         (0, -errno::EXDEV)
     } else {
-        let (offset, length) = iso::place(descriptor);
+        let (offset, length) = place(descriptor);
         let transfer = Transfer {
             address: endpoint.address,
             max_packet_size: endpoint.max_packet_size,
@@ -89,7 +90,8 @@ pub(super) fn packet<F: Function>(
         };
         packet_data(function, &transfer, endpoint.is_in(), &mut buffer[offset..offset + length])
     };
-    iso::set_result(descriptor, actual, status);
+    descriptor.actual_length = u32::try_from(actual).expect("a packet is short").into();
+    descriptor.status = status.into();
     urb.actual += actual;
     urb.packets += 1;
     urb.errors += u32::from(status != 0);
@@ -101,10 +103,10 @@ pub(super) fn packet<F: Function>(
 /// # Errors
 ///
 /// The status of the URB: -EINVAL outside of the buffer, -EMSGSIZE above the endpoint's payload.
-pub(super) fn check_packets(endpoint: &EndpointInfo, urb: &mut Urb) -> Result<(), i32> {
+pub(super) fn check_packets(endpoint: &ActiveEndpoint, urb: &mut Urb) -> Result<(), i32> {
     let (buffer, descriptors) = urb.parts_mut();
-    for descriptor in iso::packets_mut(descriptors) {
-        let (offset, length) = iso::place(descriptor);
+    for descriptor in descriptors {
+        let (offset, length) = place(descriptor);
         if offset.checked_add(length).is_none_or(|end| end > buffer.len()) {
             return Err(-errno::EINVAL);
         }
@@ -116,12 +118,12 @@ pub(super) fn check_packets(endpoint: &EndpointInfo, urb: &mut Urb) -> Result<()
 }
 
 /// Whether a zero-length packet must follow the data of this URB.
-pub(super) fn wants_zero_packet(endpoint: &EndpointInfo, urb: &Urb) -> bool {
+pub(super) fn wants_zero_packet(endpoint: &ActiveEndpoint, urb: &Urb) -> bool {
     let length = urb.submission.length;
     urb.submission.flags.zero_packet
         && urb.submission.direction == Direction::Out
         && length > 0
-        && length % u32::from(endpoint.max_packet_size) == 0
+        && length.is_multiple_of(endpoint.max_packet_size.into())
 }
 
 /// Isochronous transfers have no handshake: what a function cannot give or take is a packet of
@@ -143,4 +145,9 @@ fn packet_data<F: Function>(
         _ if !is_in => (data.len(), 0),
         _ => (answer.bytes, 0),
     }
+}
+
+/// Offset and length within the buffer.
+fn place(packet: &PacketDescriptor) -> (usize, usize) {
+    (packet.offset.get() as usize, packet.length.get() as usize)
 }

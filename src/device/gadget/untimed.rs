@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use super::descriptors::EndpointInfo;
+use super::descriptors::ActiveEndpoint;
 use super::function::Function;
 use super::queue::Urb;
 use super::transact::{self, Step};
@@ -12,7 +12,7 @@ use crate::usb::transfer::TransferType;
 
 impl<F: Function> Gadget<F> {
     /// The short way of `pace=none`: the URB never sees the queue unless the function makes it.
-    pub(super) fn run_or_queue(&mut self, index: usize, info: &EndpointInfo, mut urb: Urb) {
+    pub(super) fn run_or_queue(&mut self, index: usize, info: &ActiveEndpoint, mut urb: Urb) {
         match self.run_to_end(index, info, &mut urb) {
             Some(status) => {
                 self.finished.push_back(urb.complete(status));
@@ -28,7 +28,7 @@ impl<F: Function> Gadget<F> {
     }
 
     /// Serves a URB, on the endpoint's own clock, until it ends or must wait.
-    fn run_to_end(&mut self, index: usize, info: &EndpointInfo, urb: &mut Urb) -> Option<i32> {
+    fn run_to_end(&mut self, index: usize, info: &ActiveEndpoint, urb: &mut Urb) -> Option<i32> {
         loop {
             let time_ns = self.endpoints[index].next_ns;
             let step = match info.kind {
