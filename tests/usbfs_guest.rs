@@ -19,8 +19,8 @@ use usbip_fast_native::doorbell::Ring;
 use usbip_fast_native::{Arena, Block, Doorbell, clock};
 
 const BUS_ID: &str = "1-1";
-const BULK_IN: u8 = 1;
-const BULK_OUT: u8 = 1;
+/// Stands for the bulk endpoint of the direction.
+const BULK: u8 = 0xff;
 const POLLOUT: u32 = 4;
 const POLLHUP: u32 = 16;
 
@@ -40,6 +40,9 @@ struct Bench {
     arena: Arena,
     slot: u32,
     finished: Vec<(Finished, Block)>,
+    descriptors: Vec<u8>,
+    /// Bulk endpoints of the configuration, IN and OUT.
+    endpoints: (u8, u8),
 }
 
 impl Bench {
@@ -47,7 +50,43 @@ impl Bench {
         let bell = Arc::new(Bell::default());
         let opener = export.reserve().expect("the device is free");
         let device = opener(&Doorbell::new(bell.clone()));
-        Self { device, bell, arena: Arena::new(1 << 24), slot: 0, finished: Vec::new() }
+        let descriptors = export.describe().descriptors.clone();
+        let mut bench = Self {
+            device,
+            bell,
+            arena: Arena::new(1 << 24),
+            slot: 0,
+            finished: Vec::new(),
+            descriptors,
+            endpoints: (0, 0),
+        };
+        bench.find_endpoints(1);
+        bench
+    }
+
+    /// The bulk endpoints of a configuration's first alternate setting (USB 2.0 §9.6).
+    fn find_endpoints(&mut self, configuration: u8) {
+        let mut rest = self.descriptors.as_slice();
+        let mut is_wanted = false;
+        while let Some((descriptor, behind)) =
+            rest.first().and_then(|&length| rest.split_at_checked(length.into()))
+        {
+            rest = behind;
+            match *descriptor {
+                [_, 2, _, _, _, value, ..] => is_wanted = value == configuration,
+                [_, 4, _, alternate, ..] => is_wanted &= alternate == 0,
+                [_, 5, address, 2, ..] if is_wanted && address & 0x80 != 0 => {
+                    self.endpoints.0 = address & 15;
+                }
+                [_, 5, address, 2, ..] if is_wanted => self.endpoints.1 = address,
+                _ => {}
+            }
+        }
+    }
+
+    fn configure(&mut self, value: u8) {
+        assert_eq!(self.control([0, 9, value, 0, 0, 0, 0, 0], &[]).0, 0);
+        self.find_endpoints(value);
     }
 
     fn turn(&mut self) {
@@ -88,7 +127,13 @@ impl Bench {
 
     fn start(&mut self, submission: Submission, data: &[u8]) -> u32 {
         self.slot += 1;
-        let submission = Submission { slot: self.slot, ..submission };
+        let mut submission = Submission { slot: self.slot, ..submission };
+        if submission.endpoint == BULK {
+            submission.endpoint = match submission.direction {
+                Direction::In => self.endpoints.0,
+                Direction::Out => self.endpoints.1,
+            };
+        }
         let bytes = block_bytes(submission.length, submission.packets);
         let mut block = self.device.allocate(&self.arena, bytes).expect("there is memory");
         block.as_mut()[BUFFER_OFFSET..BUFFER_OFFSET + data.len()].copy_from_slice(data);
@@ -133,7 +178,7 @@ fn bulk(direction: Direction, length: u32) -> Submission {
         slot: 0,
         kind: TransferType::Bulk,
         direction,
-        endpoint: if direction == Direction::In { BULK_IN } else { BULK_OUT },
+        endpoint: BULK,
         setup: [0; 8],
         length,
         packets: 0,
@@ -215,7 +260,7 @@ fn control(bench: &mut Bench, descriptor: [u8; 18]) {
 
 fn source_and_sink(bench: &mut Bench) {
     step("bulk");
-    for length in [1, 512, 4096, 65536, 1 << 20, 4 << 20] {
+    for length in [512, 4096, 65536, 1 << 20, 4 << 20] {
         let (finished, data) = bench.bulk(Direction::In, length, &[]);
         assert_eq!((finished.status, finished.actual_length), (0, length));
         assert!(data.iter().all(|&byte| byte == 0), "the source's pattern is 0");
@@ -226,7 +271,7 @@ fn source_and_sink(bench: &mut Bench) {
     bench.until("a queue", |bench| bench.finished.len() == slots.len());
     let order: Vec<u32> = bench.finished.drain(..).map(|(finished, _)| finished.slot).collect();
     assert_eq!(order, slots, "an endpoint's URBs end in their order");
-    let (finished, _) = bench.bulk(Direction::In, 0, &[]);
+    let (finished, _) = bench.bulk(Direction::Out, 0, &[]);
     assert_eq!((finished.status, finished.actual_length), (0, 0));
     let no_endpoint = Submission { endpoint: 9, ..bulk(Direction::In, 64) };
     let slot = bench.start(no_endpoint, &[]);
@@ -235,9 +280,10 @@ fn source_and_sink(bench: &mut Bench) {
 
 fn halts(bench: &mut Bench) {
     step("halt");
-    assert_eq!(bench.control([2, 3, 0, 0, 0x81, 0, 0, 0], &[]).0, 0, "SET_FEATURE(HALT)");
+    let endpoint = bench.endpoints.0 | 0x80;
+    assert_eq!(bench.control([2, 3, 0, 0, endpoint, 0, 0, 0], &[]).0, 0, "SET_FEATURE(HALT)");
     assert_eq!(bench.bulk(Direction::In, 512, &[]).0.status, -32);
-    assert_eq!(bench.control([2, 1, 0, 0, 0x81, 0, 0, 0], &[]).0, 0, "CLEAR_FEATURE(HALT)");
+    assert_eq!(bench.control([2, 1, 0, 0, endpoint, 0, 0, 0], &[]).0, 0, "CLEAR_FEATURE(HALT)");
     assert_eq!(bench.bulk(Direction::In, 512, &[]).0.status, 0);
     assert_eq!(bench.control([2, 1, 0, 0, 0x8e, 0, 0, 0], &[]).0, -32, "no such endpoint");
 }
@@ -258,7 +304,7 @@ fn settings(bench: &mut Bench) {
 
 fn loop_back(bench: &mut Bench) {
     step("loop back, cancel");
-    assert_eq!(bench.control([0, 9, 2, 0, 0, 0, 0, 0], &[]).0, 0);
+    bench.configure(2);
     assert_eq!(bench.control([0x80, 8, 0, 0, 0, 0, 1, 0], &[]), (0, vec![2]));
     let pattern: Vec<u8> = (0..4096_u32).map(|index| (index % 251) as u8).collect();
     let reader = bench.start(bulk(Direction::In, 8192), &[]);
@@ -305,7 +351,7 @@ fn ends(export: &mut UsbfsExport) {
     export.restore(Box::new(()));
     let mut bench = Bench::open(export);
     bench.until_open();
-    assert_eq!(bench.control([0, 9, 2, 0, 0, 0, 0, 0], &[]).0, 0);
+    bench.configure(2);
     let slots: Vec<u32> = (0..5).map(|_| bench.start(bulk(Direction::In, 512), &[])).collect();
     bench.device.close(clock::now());
     for slot in slots {
@@ -318,7 +364,7 @@ fn ends(export: &mut UsbfsExport) {
     export.restore(Box::new(()));
     let mut bench = Bench::open(export);
     bench.until_open();
-    assert_eq!(bench.control([0, 9, 2, 0, 0, 0, 0, 0], &[]).0, 0);
+    bench.configure(2);
     for _ in 0..5 {
         bench.start(bulk(Direction::In, 512), &[]);
     }
@@ -334,7 +380,7 @@ fn ends(export: &mut UsbfsExport) {
     export.restore(Box::new(()));
     let mut bench = Bench::open(export);
     bench.until_open();
-    assert_eq!(bench.control([0, 9, 2, 0, 0, 0, 0, 0], &[]).0, 0);
+    bench.configure(2);
     let slots: Vec<u32> = (0..8).map(|_| bench.start(bulk(Direction::In, 512), &[])).collect();
     shell("gadget_unplug zero");
     for slot in slots {
