@@ -221,6 +221,7 @@ pub fn attach(
     wanted: Option<u32>,
     patience: &Patience,
 ) -> Result<u32, AttachError> {
+    host.check_rights()?;
     let (connection, device) = import(server, bus_id, patience)?;
     let imported = ImportedDevice {
         device_id: device.device_id(),
