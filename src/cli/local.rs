@@ -42,7 +42,7 @@ fn devices_at(root: &Path) -> Vec<LocalDevice> {
             description,
         })
         .collect();
-    found.sort_by(|a, b| key(&a.description.bus_id).cmp(&key(&b.description.bus_id)));
+    found.sort_by_key(|device| key(&device.description.bus_id));
     found
 }
 

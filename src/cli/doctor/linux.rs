@@ -10,7 +10,7 @@ use usbip_fast_native::linux::vhci::Files;
 
 use super::Finding;
 use crate::host::vhci::Vhci;
-use crate::host::{HostController, Hub, PortState};
+use crate::host::{HostController, Hub, Port, PortState};
 
 /// Less than this for all devices together is soon used up by one camera, in MiB.
 const USBFS_MEMORY_MIB: u64 = 256;
@@ -247,28 +247,22 @@ fn ports() -> Option<Finding> {
         Ok(ports) => ports,
         Err(error) => return Some(Finding::warn("vhci ports", error.to_string(), "")),
     };
-    let count = |fits: fn(Hub) -> bool, free: bool| {
-        let matching =
-            |port: &&crate::host::Port| fits(port.hub) && (!free || port.state == PortState::Free);
-        ports.iter().filter(matching).count()
-    };
-    let (high, superspeed): (fn(Hub) -> bool, fn(Hub) -> bool) =
-        (|hub| hub != Hub::Super, |hub| hub == Hub::Super);
+    let (usb2, usb3): (Vec<_>, Vec<_>) = ports.iter().partition(|port| port.hub != Hub::Super);
+    let free = |ports: &[&Port]| ports.iter().filter(|port| port.state == PortState::Free).count();
     let detail = format!(
         "{} of {} USB 2 ports and {} of {} USB 3 ports are free",
-        count(high, true),
-        count(high, false),
-        count(superspeed, true),
-        count(superspeed, false)
+        free(&usb2),
+        usb2.len(),
+        free(&usb3),
+        usb3.len()
     );
-    Some(
-        if count(high, true) == 0 || (count(superspeed, false) > 0 && count(superspeed, true) == 0)
-        {
-            Finding::warn("vhci ports", detail, "usbip-fast port, then usbip-fast detach -p PORT")
-        } else {
-            Finding::ok("vhci ports", detail)
-        },
-    )
+    // A driver without USB 3 ports lacks none.
+    let full = |ports: &[&Port]| !ports.is_empty() && free(ports) == 0;
+    Some(if full(&usb2) || full(&usb3) {
+        Finding::warn("vhci ports", detail, "usbip-fast port, then usbip-fast detach -p PORT")
+    } else {
+        Finding::ok("vhci ports", detail)
+    })
 }
 
 /// `6.1.0-56-amd64` is (6, 1).
