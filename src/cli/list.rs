@@ -206,11 +206,11 @@ fn print_text(words: &Words, listed: &[Listed], out: &mut dyn Write) -> io::Resu
         return writeln!(out, "{}", words.none);
     }
     writeln!(out, "{} ({})", words.heading, counted(listed.len(), "device"))?;
-    let width = listed.iter().map(|device| device.bus_id.len()).max().unwrap_or(0);
-    let indent = " ".repeat(width + 4);
+    let indent = " ".repeat(6);
     for device in listed {
         let Listed { bus_id, vendor_id, product_id, title, speed, .. } = device;
-        writeln!(out, "\n  {bus_id:width$}  {vendor_id}:{product_id}  {title}")?;
+        // The shape of this line is the stock tool's, because scripts look for it.
+        writeln!(out, "\n  {bus_id}: {title} ({vendor_id}:{product_id})")?;
         write!(out, "{indent}{speed}")?;
         if let Some(serial) = &device.serial {
             write!(out, ", serial {serial}")?;
@@ -293,14 +293,14 @@ mod tests {
         let expected = "\
 Devices exported by pi:3241 (2 devices)
 
-  1-1     0525:a4a0  Netchip Technology, Inc. : Linux-USB \"Gadget Zero\"
-          480 Mbit/s, serial 0123
-          interface 0: Human Interface Device, Boot Interface Subclass, Keyboard (03/01/01)
-          sudo usbip-fast attach -r pi -t 3241 -b 1-1
+  1-1: Netchip Technology, Inc. : Linux-USB \"Gadget Zero\" (0525:a4a0)
+      480 Mbit/s, serial 0123
+      interface 0: Human Interface Device, Boot Interface Subclass, Keyboard (03/01/01)
+      sudo usbip-fast attach -r pi -t 3241 -b 1-1
 
-  1-10.2  fff0:0001  unknown vendor : unknown product
-          5 Gbit/s
-          sudo usbip-fast attach -r pi -t 3241 -b 1-10.2
+  1-10.2: unknown vendor : unknown product (fff0:0001)
+      5 Gbit/s
+      sudo usbip-fast attach -r pi -t 3241 -b 1-10.2
 ";
         assert_eq!(text, expected);
     }

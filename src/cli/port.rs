@@ -42,8 +42,9 @@ struct Shown {
     port: u32,
     controller: u32,
     hub: &'static str,
-    state: String,
+    state: &'static str,
     speed: Option<String>,
+    speed_code: Option<u32>,
     remote_host: Option<String>,
     remote_tcp_port: Option<u16>,
     remote_bus_id: Option<String>,
@@ -59,6 +60,7 @@ struct Shown {
 impl Shown {
     fn new(port: &Port, device: Option<LocalDevice>) -> Self {
         let origin = port.origin.as_ref();
+        let in_use = port.state != PortState::Free;
         let of = device.as_ref().map(|device| &device.description);
         Self {
             port: port.number,
@@ -68,8 +70,14 @@ impl Shown {
                 Hub::Super => "ss",
                 Hub::Only => "only",
             },
-            state: port.state.to_string(),
-            speed: (port.state != PortState::Free).then(|| port.speed.to_string()),
+            state: match port.state {
+                PortState::Free => "free",
+                PortState::Starting => "starting",
+                PortState::Used => "used",
+                PortState::Failed => "failed",
+            },
+            speed: in_use.then(|| port.speed.to_string()),
+            speed_code: in_use.then(|| port.speed.code()),
             remote_host: origin.map(|origin| origin.host.clone()),
             remote_tcp_port: origin.map(|origin| origin.tcp_port),
             remote_bus_id: origin.map(|origin| origin.bus_id.clone()),
@@ -170,7 +178,7 @@ mod tests {
         let unknown = port(PortState::Starting, None);
         let free = port(PortState::Free, None);
         let expected = "\
-Port 04: in use, 480 Mbit/s
+Port 04: used, 480 Mbit/s
     3-5 -> usbip://[fe80::1]:3240/1-1
 Port 04: starting, 480 Mbit/s
     not there yet -> unknown server, bus 001 device 007

@@ -13,6 +13,7 @@ use super::port::PortArgs;
 use super::serve::ServeArgs;
 use super::{FamilyArgs, LogArgs, ServerArgs, attach, conclude, detach, list, port, refuse, serve};
 use crate::error::Error;
+use crate::host::HostError;
 use crate::telemetry::log::LogFormat;
 use crate::wire::op;
 
@@ -148,7 +149,13 @@ fn dispatch(line: ClientLine, out: &mut dyn Write) -> Result<(), Error> {
             attach::run(&args, &mut io::sink())
         }
         ClientCommand::Detach { port } => {
-            detach::run(&DetachArgs { port: Some(port), all: false }, out)
+            match detach::run(&DetachArgs { port: Some(port), all: false }, out) {
+                // For the stock tool that is no failure.
+                Err(Error::Host(HostError::PortEmpty(port))) => {
+                    Ok(writeln!(out, "nothing is attached to port {port}")?)
+                }
+                result => result,
+            }
         }
         ClientCommand::List(StockList { device: true, .. }) => Ok(()),
         ClientCommand::List(StockList { parsable, remote, local, device: false }) => {

@@ -9,7 +9,7 @@ use std::os::fd::OwnedFd;
 
 use crate::usb::speed::Speed;
 
-#[cfg(test)]
+#[cfg(all(test, target_os = "linux"))]
 mod contract;
 #[cfg(target_os = "linux")]
 pub mod vhci;
@@ -177,17 +177,6 @@ pub enum PortState {
     Used,
     /// The connection broke or the peer broke the rules.
     Failed,
-}
-
-impl fmt::Display for PortState {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Free => "free",
-            Self::Starting => "starting",
-            Self::Used => "in use",
-            Self::Failed => "failed",
-        })
-    }
 }
 
 /// What has become of an attached device.

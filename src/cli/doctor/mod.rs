@@ -98,7 +98,7 @@ fn tcp_port(port: u16) -> Finding {
             format!("{port} is in use, by a USB/IP server or something else"),
             format!("ss -ltnp 'sport = :{port}'"),
         ),
-        Err(error) => Finding::warn("TCP port", format!("{port} cannot be used: {error}"), ""),
+        Err(error) => Finding::missing("TCP port", format!("{port} cannot be used: {error}"), ""),
     }
 }
 

@@ -63,9 +63,10 @@ impl Vhci {
         }
     }
 
+    /// A record of nothing harms nobody, so a failure is no error here either.
     fn forget_origin(&self, port: u32) {
         if let Err(error) = self.files.remove_record(port) {
-            tracing::warn!(port, %error, "the record of the port could not be removed");
+            tracing::debug!(port, %error, "the record of the port could not be removed");
         }
     }
 }
