@@ -80,7 +80,7 @@ pub enum AttachError {
         source: io::Error,
     },
     /// The connection broke during the handshake.
-    #[error("{server} ended the connection without a reply; see the server's log")]
+    #[error("{server} ended the connection without a reply; type there: usbip-fast doctor")]
     Ended {
         /// Who ended it.
         server: Server,
@@ -89,7 +89,10 @@ pub enum AttachError {
     #[error(transparent)]
     Host(#[from] HostError),
     /// The reply is not what the protocol says.
-    #[error("{server} does not answer as a USB/IP server: {source}; is the TCP port right?")]
+    #[error(
+        "{server} does not answer as a USB/IP server: {source}; \
+         type the TCP port of one: usbip-fast list -r {} -t PORT", .server.host
+    )]
     Malformed {
         /// Who answered.
         server: Server,
@@ -108,7 +111,9 @@ pub enum AttachError {
         waited: Duration,
     },
     /// The connection ended while this system talked to the device.
-    #[error("the device left port {port} again before it was ready; see the server's log")]
+    #[error(
+        "the device left port {port} before it was ready; type: dmesg | tail, and see the server's log"
+    )]
     PortEnded {
         /// The port.
         port: u32,
@@ -124,8 +129,10 @@ pub enum AttachError {
         reason: &'static str,
     },
     /// Nothing came in time.
-    #[error("{server} did not answer within {} ms; is it overloaded or no USB/IP server?",
-        .waited.as_millis())]
+    #[error(
+        "{server} did not answer within {} ms; is the TCP port right? type there: usbip-fast doctor",
+        .waited.as_millis()
+    )]
     Silent {
         /// Who is silent.
         server: Server,
@@ -133,7 +140,7 @@ pub enum AttachError {
         waited: Duration,
     },
     /// The connection failed during the handshake.
-    #[error("the connection to {server} failed: {source}")]
+    #[error("the connection to {server} failed: {source}; type: ping {}", .server.host)]
     Transport {
         /// The other end.
         server: Server,
@@ -221,6 +228,7 @@ pub fn attach(
     wanted: Option<u32>,
     patience: &Patience,
 ) -> Result<u32, AttachError> {
+    host.check_rights()?;
     let (connection, device) = import(server, bus_id, patience)?;
     let imported = ImportedDevice {
         device_id: device.device_id(),
@@ -337,9 +345,12 @@ fn advice(error: &io::Error, server: &Server) -> String {
             server.tcp_port
         ),
         io::ErrorKind::TimedOut => {
-            format!("no answer; does a firewall drop TCP port {}?", server.tcp_port)
+            format!(
+                "no answer; does a firewall drop TCP port {}? type: ping {}",
+                server.tcp_port, server.host
+            )
         }
-        _ => error.to_string(),
+        _ => format!("{error}; type: ping {}", server.host),
     }
 }
 

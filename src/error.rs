@@ -15,6 +15,9 @@ pub enum Error {
     /// A host controller could not do what was asked.
     #[error(transparent)]
     Host(#[from] HostError),
+    /// The answer could not be written where it should go.
+    #[error("cannot write the output: {0}")]
+    Output(#[from] std::io::Error),
     /// What the command found is told already; only the exit code is left to say.
     #[error("problems were found")]
     Reported,
@@ -35,7 +38,11 @@ impl Error {
     pub const fn exit_code(&self) -> u8 {
         match self {
             Self::Usage(_) => 2,
-            Self::Attach(_) | Self::Failed(_) | Self::Host(_) | Self::Reported => 1,
+            Self::Attach(_)
+            | Self::Failed(_)
+            | Self::Host(_)
+            | Self::Output(_)
+            | Self::Reported => 1,
         }
     }
 }

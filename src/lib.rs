@@ -13,6 +13,7 @@
 #![forbid(unsafe_code)]
 
 pub mod attach;
+pub mod cli;
 pub mod config;
 pub mod device;
 pub mod error;

@@ -1,4 +1,6 @@
-//! What the process may and does use.
+//! What concerns this process as a whole: its limits, its rights, its place in the background.
+
+use std::io;
 
 use crate::op::OsError;
 use crate::socket::check;
@@ -65,6 +67,50 @@ fn read_limit(resource: i32) -> Result<Limit, OsError> {
 }
 
 pub use crate::platform::system::resident_bytes;
+
+/// Goes on in the background: the caller's shell gets its prompt back, and this process, now
+/// without a terminal, goes on as another one. Input and output lead nowhere then; the log does
+/// too unless it was sent to a file or a pipe. To be called before any thread exists.
+///
+/// # Errors
+///
+/// When the system refuses another process or session.
+pub fn go_to_background() -> io::Result<()> {
+    // SAFETY: fork duplicates the calling thread only. The caller promises that there is no other,
+    // so no lock can be held by a thread that does not exist in the child.
+    match unsafe { libc::fork() } {
+        -1 => return Err(io::Error::last_os_error()),
+        0 => {}
+        // SAFETY: ends the process at once; nothing that was buffered is written twice.
+        _ => unsafe { libc::_exit(0) },
+    }
+    // SAFETY: no precondition; fails only for a group leader, which a fresh child is not.
+    if unsafe { libc::setsid() } == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the path is a literal with its NUL.
+    let null = unsafe { libc::open(c"/dev/null".as_ptr(), libc::O_RDWR | libc::O_CLOEXEC) };
+    if null == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    for stream in [libc::STDIN_FILENO, libc::STDOUT_FILENO, libc::STDERR_FILENO] {
+        // SAFETY: no precondition; a closed descriptor is no terminal.
+        let is_terminal = unsafe { libc::isatty(stream) } == 1;
+        if stream == libc::STDERR_FILENO && !is_terminal {
+            continue;
+        }
+        // SAFETY: both numbers are open; the target is a standard stream, which belongs to no
+        // value of this program that could be surprised.
+        if unsafe { libc::dup2(null, stream) } == -1 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    if null > libc::STDERR_FILENO {
+        // SAFETY: opened above and owned by nobody else.
+        unsafe { libc::close(null) };
+    }
+    Ok(())
+}
 
 #[cfg(test)]
 mod tests {

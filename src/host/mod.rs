@@ -9,7 +9,7 @@ use std::os::fd::OwnedFd;
 
 use crate::usb::speed::Speed;
 
-#[cfg(test)]
+#[cfg(all(test, target_os = "linux"))]
 mod contract;
 #[cfg(target_os = "linux")]
 pub mod vhci;
@@ -22,6 +22,14 @@ pub trait HostController {
     ///
     /// When the controller's driver is missing or cannot be asked.
     fn ports(&self) -> Result<Vec<Port>, HostError>;
+
+    /// Whether this process may attach at all: to be asked before a server is asked to take a
+    /// device away from its own drivers for us.
+    ///
+    /// # Errors
+    ///
+    /// [`HostError::RightsMissing`].
+    fn check_rights(&self) -> Result<(), HostError>;
 
     /// Gives a device to a free port, or to exactly `wanted`, and returns the port's number. From
     /// then on the connection belongs to the port; it ends with it, and the port with it.
@@ -171,17 +179,6 @@ pub enum PortState {
     Failed,
 }
 
-impl fmt::Display for PortState {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Free => "free",
-            Self::Starting => "starting",
-            Self::Used => "in use",
-            Self::Failed => "failed",
-        })
-    }
-}
-
 /// What has become of an attached device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Progress {
@@ -213,9 +210,12 @@ pub struct Appearance {
 /// Why a host controller could not do what was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum HostError {
-    /// The driver is not loaded and could not be loaded.
+    /// The driver is not loaded.
     #[error("the kernel module vhci_hcd is not loaded ({0}); type: sudo modprobe vhci-hcd")]
-    DriverMissing(String),
+    DriverMissing(&'static str),
+    /// The driver is not loaded and loading it failed.
+    #[error("the kernel module vhci_hcd cannot be loaded ({0}); type: usbip-fast doctor")]
+    DriverUnavailable(String),
     /// All ports that fit are taken.
     #[error("no {hub} port is free, all {count} are taken; type: usbip-fast port, and detach one")]
     NoFreePort {

@@ -85,6 +85,15 @@ impl Files {
         Ok(found)
     }
 
+    /// Tries whether this process may attach and detach.
+    ///
+    /// # Errors
+    ///
+    /// EACCES: needs root.
+    pub fn check_rights(&self) -> io::Result<()> {
+        OpenOptions::new().write(true).open(self.driver().join("attach")).map(drop)
+    }
+
     /// Gives a connected stream socket to the driver. The kernel looks the number up in the
     /// writing process and takes a reference of its own: the caller may close its descriptor
     /// afterwards and must never read or write it again.

@@ -30,19 +30,20 @@ impl Vhci {
     pub fn open(files: Files) -> Result<Self, HostError> {
         if !files.is_loaded() {
             if !is_root() {
-                return Err(HostError::DriverMissing("and only root may load it".into()));
+                return Err(HostError::DriverMissing("and only root may load it"));
             }
-            files.load_driver().map_err(|error| HostError::DriverMissing(error.to_string()))?;
-        }
-        if !files.is_loaded() {
-            return Err(HostError::DriverMissing("modprobe made no controller appear".into()));
+            files.load_driver().map_err(|error| HostError::DriverUnavailable(error.to_string()))?;
+            if !files.is_loaded() {
+                let reason = "modprobe made no controller appear";
+                return Err(HostError::DriverUnavailable(reason.into()));
+            }
         }
         Ok(Self { files })
     }
 
     fn rows(&self) -> Result<Vec<Port>, HostError> {
         let texts = self.files.status().map_err(|source| match source.kind() {
-            io::ErrorKind::NotFound => HostError::DriverMissing("its files are gone".into()),
+            io::ErrorKind::NotFound => HostError::DriverMissing("its files are gone"),
             _ => HostError::System { doing: "reading the status of vhci_hcd", source },
         })?;
         let mut ports: Vec<_> = texts.iter().flat_map(status::parse).collect();
@@ -62,9 +63,10 @@ impl Vhci {
         }
     }
 
+    /// A record of nothing harms nobody, so a failure is no error here either.
     fn forget_origin(&self, port: u32) {
         if let Err(error) = self.files.remove_record(port) {
-            tracing::warn!(port, %error, "the record of the port could not be removed");
+            tracing::debug!(port, %error, "the record of the port could not be removed");
         }
     }
 }
@@ -76,6 +78,13 @@ impl HostController for Vhci {
             port.origin = self.files.record(port.number).and_then(|text| parse_record(&text));
         }
         Ok(ports)
+    }
+
+    fn check_rights(&self) -> Result<(), HostError> {
+        self.files.check_rights().map_err(|source| match source.kind() {
+            io::ErrorKind::PermissionDenied => HostError::RightsMissing("attaching a device"),
+            _ => HostError::System { doing: "opening the attach file of vhci_hcd", source },
+        })
     }
 
     fn attach(

@@ -96,7 +96,7 @@ impl Placement {
             }
             _ => Err(match error.kind() {
                 io::ErrorKind::PermissionDenied => HostError::RightsMissing("attaching a device"),
-                io::ErrorKind::NotFound => HostError::DriverMissing("its files are gone".into()),
+                io::ErrorKind::NotFound => HostError::DriverMissing("its files are gone"),
                 _ => HostError::Refused { port: choice.port, speed: choice.speed, source: error },
             }),
         }
