@@ -6,7 +6,7 @@ mod source;
 
 use std::collections::BTreeSet;
 
-use source::{Source, code, files, is_test_file, item_length, rust_files, without_tests};
+use source::{Source, code, files, item_length, rust_files, without_tests};
 
 /// Columns of a line of code.
 const COLUMNS: usize = 100;
@@ -87,7 +87,7 @@ fn rust_findings(file: &Source) -> Vec<String> {
     if !file.text.starts_with("//!") && !file.path.ends_with("tests.rs") {
         find(1, "no doc comment that says what the module is for");
     }
-    if !is_test_file(&file.path) {
+    if !file.test {
         let code = without_tests(&code);
         production_findings(&file.path, &code, &mut find);
     }
@@ -243,7 +243,7 @@ mod negative {
     use super::*;
 
     fn source(path: &str, text: &str) -> Source {
-        Source { path: path.to_owned(), text: text.to_owned() }
+        Source { path: path.to_owned(), text: text.to_owned(), test: false }
     }
 
     fn rust(text: &str) -> usize {

@@ -14,6 +14,8 @@ pub struct Source {
     pub path: String,
     /// The whole text.
     pub text: String,
+    /// Whether it is test code: below `tests/`, or a module that is declared for tests only.
+    pub test: bool,
 }
 
 /// All text files below `folders` of the repository whose name ends in one of `endings`, sorted.
@@ -26,16 +28,46 @@ pub fn files(folders: &[&str], endings: &[&str]) -> Vec<Source> {
     }
     paths.sort();
     paths.dedup();
-    paths
+    let mut found: Vec<Source> = paths
         .into_iter()
         .filter_map(|path| {
             let below = path.strip_prefix(root).expect("found below the root");
             let name = below.to_string_lossy().replace('\\', "/");
             let wanted = endings.iter().any(|ending| name.ends_with(ending));
             let text = wanted.then(|| fs::read_to_string(&path).ok()).flatten()?;
-            Some(Source { path: name, text })
+            Some(Source { test: is_test_file(&name), path: name, text })
         })
-        .collect()
+        .collect();
+    mark_test_modules(&mut found);
+    found
+}
+
+/// Marks the files behind `#[cfg(test)] mod name;`, and all below them.
+pub fn mark_test_modules(files: &mut [Source]) {
+    let mut stems = Vec::new();
+    for file in files.iter() {
+        let mut lines = file.text.lines().map(str::trim).peekable();
+        while let Some(line) = lines.next() {
+            let declared = (line == "#[cfg(test)]").then(|| lines.peek()).flatten();
+            let name = declared.and_then(|line| line.strip_suffix(';')?.split("mod ").nth(1));
+            stems.extend(name.map(|name| format!("{}/{name}", module_folder(&file.path))));
+        }
+    }
+    for file in files {
+        let below = |stem: &String| {
+            file.path
+                .strip_prefix(stem.as_str())
+                .is_some_and(|rest| rest == ".rs" || rest.starts_with('/'))
+        };
+        file.test |= stems.iter().any(below);
+    }
+}
+
+/// Where the submodules of a file stand.
+pub fn module_folder(path: &str) -> &str {
+    let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
+    let chooses = ["/mod.rs", "/lib.rs", "/main.rs"].iter().any(|name| path.ends_with(name));
+    if chooses { folder } else { path.trim_end_matches(".rs") }
 }
 
 /// Rust files of the workspace and of the packages beside it.
@@ -185,8 +217,8 @@ pub fn item_length(code: &str) -> usize {
     code.len()
 }
 
-/// Whether the file holds tests only: everything below `tests/`, and `tests.rs` submodules.
-pub fn is_test_file(path: &str) -> bool {
+/// Whether the place of a file says that it holds tests only.
+fn is_test_file(path: &str) -> bool {
     path.starts_with("tests/") || path.ends_with("/tests.rs") || path.contains("/tests/")
 }
 
