@@ -104,9 +104,11 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Exporter<B> {
         }
     }
 
-    /// A session whose device is gone ends when its last answer has left.
+    /// A session whose device is gone ends when its last answer has left. A URB that has not come
+    /// in full does not keep it alive: a peer that stops within one would hold the device.
     fn end_if_gone(&mut self, transmit: &Transmit<B>) {
-        let quiet = self.urbs.is_empty() && self.lanes.is_empty() && transmit.is_empty();
+        let answered = self.urbs.len() == self.receive.urbs();
+        let quiet = answered && self.lanes.is_empty() && transmit.is_empty();
         if self.device_gone && quiet {
             self.stop(SessionEnd::DeviceGone);
         }

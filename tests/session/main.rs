@@ -1,0 +1,9 @@
+//! Scenario tests of the exporting session: a scripted client, a scripted device, a memory that can
+//! refuse, and a clock that only the test moves. Named after behaviour, with the number of the
+//! invariant where there is one.
+
+mod endpoints;
+mod gone;
+mod one_answer;
+mod order;
+mod pair;
