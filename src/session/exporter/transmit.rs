@@ -37,8 +37,10 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Exporter<B> {
             return transmit;
         }
         let mut bulk_pdus = 0;
+        // As it was before this send: the peer of the last periodic answer is about to ask again.
+        let periodic = self.periodic_urbs > 0;
         while let Some((lane, reply)) = self.lanes.peek() {
-            if lane == Lane::Bulk && bulk_pdus > 0 && self.periodic_urbs > 0 {
+            if lane == Lane::Bulk && bulk_pdus > 0 && periodic {
                 break;
             }
             let bytes = self.wire_bytes(reply);
