@@ -119,8 +119,12 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Exporter<B> {
         self.urbs.len()
     }
 
-    /// The next URB for the device, in order of arrival. Call until `None`.
+    /// The next URB for the device, in order of arrival. Call until `None`. Once the session is
+    /// over no URB reaches the device any more.
     pub fn poll_submission(&mut self) -> Option<(Submission, B)> {
+        if self.end.is_some() {
+            return None;
+        }
         let slot = self.submissions.pop_front()?;
         let urb = self.urbs.get_mut(slot).expect("a waiting URB is in the table");
         match std::mem::replace(&mut urb.state, UrbState::InFlight) {
@@ -140,6 +144,10 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Exporter<B> {
         let Finished { slot, status, actual_length, error_count } = finished;
         let urb = self.urbs.get_mut(slot).expect("a device returns URBs that it was given");
         assert!(matches!(urb.state, UrbState::InFlight), "a device returns a URB once");
+        if urb.unlink.is_some() {
+            // A cancel not asked for yet must not hit the next URB that gets this slot.
+            self.cancels.retain(|&wanted| wanted != slot);
+        }
         if self.end.is_some() {
             self.forget(slot);
             return;
@@ -158,7 +166,8 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Exporter<B> {
     }
 
     /// The device has left the bus. What it still has comes back with -ESHUTDOWN, what the peer
-    /// sends from now on is answered -ENODEV, and when all is answered the session ends.
+    /// sends from now on is answered -ENODEV, and when all that has come in full is answered the
+    /// session ends.
     pub fn handle_device_gone(&mut self) {
         self.device_gone = true;
     }
@@ -209,7 +218,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Exporter<B> {
 
     fn count(&mut self, slot: u32, status: i32, actual_length: u32, error_count: u32) {
         let urb = self.urbs.get(slot).expect("the caller has looked it up");
-        self.counters.errors += u64::from(status != 0);
+        self.counters.errors += u64::from(status != 0 && urb.unlink.is_none());
         self.counters.packets += u64::from(urb.submission.packets);
         self.counters.packet_errors += u64::from(error_count);
         if urb.submission.direction == Direction::In {

@@ -40,6 +40,11 @@ impl Receive {
         Self { deframer: Deframer::new(), awaited: Awaited::None }
     }
 
+    /// URBs in the table whose body is still arriving: none or one.
+    pub(super) fn urbs(&self) -> usize {
+        usize::from(!matches!(self.awaited, Awaited::None))
+    }
+
     fn is_between_pdus(&self) -> bool {
         matches!(self.awaited, Awaited::None) && self.deframer.partial_bytes() == 0
     }
@@ -86,6 +91,9 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Exporter<B> {
     }
 
     fn take_back(&mut self, block: B, count: usize) {
+        if self.end.is_some() {
+            return;
+        }
         let Awaited::Wanted { slot, range, .. } = &mut self.receive.awaited else {
             unreachable!("a block is lent only for a body")
         };
@@ -170,8 +178,10 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Exporter<B> {
         let submission = make_submission(slot, submit, kind, packets, refusal.is_none());
         let payload = payload_bytes as usize;
         let number_of_packets = match kind {
-            Some(TransferType::Isochronous) if block.is_none() => 0,
+            // Descriptors for which there is no memory cannot be echoed.
+            Some(_) if packets > 0 && block.is_none() => 0,
             Some(_) => submit.number_of_packets,
+            // Whatever type the peer takes this endpoint for, nothing follows the header.
             None => 0,
         };
         self.enter(submit, submission, number_of_packets, block);
@@ -309,7 +319,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Exporter<B> {
             let end = start + packets * ISO_PACKET_BYTES;
             isochronous::refuse(isochronous::packets_mut(&mut block.as_mut()[start..end]), -EXDEV);
         }
-        let error_count = urb.submission.packets;
+        let error_count = if block.is_some() { urb.submission.packets } else { 0 };
         self.answer(slot, status, 0, error_count, block);
     }
 

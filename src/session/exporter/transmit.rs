@@ -37,8 +37,10 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Exporter<B> {
             return transmit;
         }
         let mut bulk_pdus = 0;
+        // As it was before this send: the peer of the last periodic answer is about to ask again.
+        let periodic = self.periodic_urbs > 0;
         while let Some((lane, reply)) = self.lanes.peek() {
-            if lane == Lane::Bulk && bulk_pdus > 0 && self.periodic_urbs > 0 {
+            if lane == Lane::Bulk && bulk_pdus > 0 && periodic {
                 break;
             }
             let bytes = self.wire_bytes(reply);
@@ -104,9 +106,11 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Exporter<B> {
         }
     }
 
-    /// A session whose device is gone ends when its last answer has left.
+    /// A session whose device is gone ends when its last answer has left. A URB that has not come
+    /// in full does not keep it alive: a peer that stops within one would hold the device.
     fn end_if_gone(&mut self, transmit: &Transmit<B>) {
-        let quiet = self.urbs.is_empty() && self.lanes.is_empty() && transmit.is_empty();
+        let answered = self.urbs.len() == self.receive.urbs();
+        let quiet = answered && self.lanes.is_empty() && transmit.is_empty();
         if self.device_gone && quiet {
             self.stop(SessionEnd::DeviceGone);
         }
