@@ -18,7 +18,8 @@ use crate::usb::speed::Speed;
 /// | `none` | inside `submit` | inside `submit` | counted by the endpoint |
 ///
 /// * **`real` and `F`**: the bus clock runs from the first submission on, `F` times as fast as the
-///   process's clock. Isochronous service intervals that pass while the queue of a running stream
+///   process's clock. The function is given the packets of an isochronous URB when its last one is
+///   due (or something else needs the device), each with its own time. Isochronous service intervals that pass while the queue of a running stream
 ///   is empty are counted as missed, as real hardware loses them (see
 ///   [`StreamCounters`](super::StreamCounters)).
 /// * **`demand`**: the bus clock stands still while nothing is queued. Each endpoint has a clock of
