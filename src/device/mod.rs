@@ -7,6 +7,8 @@
 pub mod contract;
 pub mod faulty;
 pub mod gadget;
+#[cfg(target_os = "linux")]
+pub mod usbfs;
 
 use std::time::Duration;
 

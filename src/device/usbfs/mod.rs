@@ -1,0 +1,221 @@
+//! Devices of this machine through usbfs, Linux's way to lend a USB device to a program.
+//!
+//! A [`UsbfsExport`] is a device that can be lent; opening it starts a helper thread that takes the
+//! device from its drivers and makes every call that waits, while URBs are submitted and reaped on
+//! the reactor's thread. When a session ends, however it ends, URBs are killed, the device is
+//! reset, interfaces are released and the original drivers bound again. If the whole process dies,
+//! the kernel kills the URBs and releases the interfaces but binds no driver: they stay without one
+//! until the device is plugged in again or bound by hand.
+
+mod enumerate;
+mod helper;
+mod isochronous;
+mod machine;
+mod safety;
+mod translate;
+
+use std::sync::mpsc;
+use std::time::Duration;
+
+use usbip_fast_native::linux::usbfs::{Areas, MAPPINGS_ARE_CACHED, Queue, capability, spawn};
+use usbip_fast_native::{Arena, Block, Doorbell, Handle, Interest, OsError};
+
+use self::enumerate::SystemTree;
+use self::helper::{Opened, Plan};
+use self::machine::Machine;
+use crate::device::{Completed, Device, DeviceState, Export, Opener, Remains};
+use crate::limits;
+use crate::usb::identity::DeviceDescription;
+use crate::usb::transfer::Submission;
+
+pub use self::safety::InUse;
+
+/// poll(2) bits that say that a node's device is gone: POLLERR and POLLHUP.
+const HUNG_UP: u32 = 0x08 | 0x10;
+
+/// A device without a URB for so long gives idle DMA memory back.
+const TRIM_AFTER: Duration = Duration::from_secs(2);
+
+/// All USB devices of this machine that are no hubs, those of vhci_hcd included. Reads strings
+/// under the devices' locks, so it may wait: call it where waiting is allowed.
+///
+/// # Errors
+///
+/// When sysfs does not show the USB bus.
+pub fn enumerate() -> Result<Vec<DeviceDescription>, OsError> {
+    enumerate::describe_all(&SystemTree)
+}
+
+/// Why a device should not be taken now, if there is a reason. Asked again when it is opened. Reads
+/// many small files: call it where waiting is allowed.
+///
+/// # Errors
+///
+/// The reason, for people; it begins with a verb whose subject is the device.
+pub fn check_idle(bus_id: &str) -> Result<(), InUse> {
+    safety::check(&SystemTree, bus_id)
+}
+
+/// A device that can be lent out.
+#[derive(Debug)]
+pub struct UsbfsExport {
+    description: DeviceDescription,
+    force: bool,
+    is_lent: bool,
+}
+
+impl UsbfsExport {
+    /// The device of a bus id, as it is now. With `force` it is taken although it is in use. May
+    /// wait, as [`enumerate`].
+    ///
+    /// # Errors
+    ///
+    /// One line for people: there is no such device, or it is a hub.
+    pub fn new(bus_id: &str, force: bool) -> Result<Self, String> {
+        let description = enumerate::describe(&SystemTree, bus_id)
+            .map_err(|error| format!("there is no USB device {bus_id}: {error}"))?;
+        safety::check_hub(&SystemTree, bus_id).map_err(|error| format!("{bus_id} {error}"))?;
+        Ok(Self { description, force, is_lent: false })
+    }
+}
+
+impl Export for UsbfsExport {
+    fn describe(&self) -> &DeviceDescription {
+        &self.description
+    }
+
+    fn reserve(&mut self) -> Result<Opener, String> {
+        let bus_id = self.description.bus_id.clone();
+        if self.is_lent {
+            return Err(format!("{bus_id} is lent out already"));
+        }
+        self.is_lent = true;
+        let identity = (self.description.vendor, self.description.product);
+        let plan = Plan { bus_id, identity, force: self.force };
+        Ok(Box::new(move |bell| Box::new(UsbfsDevice::open(plan, bell))))
+    }
+
+    fn restore(&mut self, _: Remains) {
+        self.is_lent = false;
+    }
+}
+
+/// An open device.
+#[derive(Debug)]
+struct UsbfsDevice {
+    bus_id: String,
+    machine: Machine<Queue>,
+    areas: Option<Areas>,
+    handle: Option<Handle>,
+    /// When the last URB went or came; `None` after idle memory has gone back.
+    last_use: Option<Duration>,
+}
+
+impl UsbfsDevice {
+    fn open(plan: Plan, bell: &Doorbell) -> Self {
+        let (jobs, helper_jobs) = mpsc::channel();
+        let (helper_reports, reports) = mpsc::channel();
+        let mut machine = Machine::new(jobs, reports);
+        let bus_id = plan.bus_id.clone();
+        let bell = bell.clone();
+        let helper = move || helper::run(&plan, &helper_jobs, &helper_reports, &bell);
+        if let Err(error) = spawn(&bus_id, helper) {
+            machine.fail(error.to_string());
+        }
+        Self { bus_id, machine, areas: None, handle: None, last_use: None }
+    }
+
+    /// When the device is closed, leaves the node to the helper to close. Where a poll operation
+    /// still holds it, it closes with that.
+    fn settle(&mut self) {
+        let Some(queue) = self.machine.take_urbs() else { return };
+        tracing::debug!(
+            device = %self.bus_id,
+            calls = queue.system_calls(),
+            busy_ms = self.machine.busy_time().as_millis(),
+            "given back"
+        );
+        drop(queue);
+        self.areas = None;
+        if let Some(Ok(node)) = self.handle.take().map(Handle::into_owned) {
+            self.machine.close_node(node);
+        }
+    }
+}
+
+/// The node's two sides on this thread: memory for URBs, if it is of use here, and the queue.
+fn furnish(opened: Opened) -> (Queue, Option<Areas>) {
+    let queue = Queue::new(opened.lane, limits::SESSION_URBS, limits::USBFS_ISO_URBS);
+    let has_areas = MAPPINGS_ARE_CACHED && opened.capabilities & capability::MMAP != 0;
+    let quarter = opened.memory_limit_bytes / 4;
+    let limit = usize::try_from(quarter).unwrap_or(usize::MAX).min(limits::USBFS_AREA_BYTES);
+    let areas = (has_areas && limit > 0).then(|| Areas::new(&queue, limit));
+    (queue, areas)
+}
+
+impl Device for UsbfsDevice {
+    fn state(&self) -> DeviceState {
+        self.machine.state()
+    }
+
+    fn allocate(&mut self, arena: &Arena, bytes: usize) -> Option<Block> {
+        if let Some(block) = self.areas.as_mut().and_then(|areas| areas.take(bytes)) {
+            return Some(Block::Device(block));
+        }
+        arena.take(bytes).map(Block::from)
+    }
+
+    fn submit(&mut self, submission: Submission, block: Block, now: Duration) {
+        self.last_use = Some(now);
+        self.machine.submit(submission, block, now);
+    }
+
+    fn cancel(&mut self, slot: u32, now: Duration) {
+        self.machine.cancel(slot, now);
+    }
+
+    fn poll(&mut self, now: Duration) -> Option<Completed> {
+        self.machine.poll(now)
+    }
+
+    fn deadline(&self) -> Option<Duration> {
+        let trim = self.last_use.filter(|_| self.areas.is_some()).map(|at| at + TRIM_AFTER);
+        self.machine.deadline().into_iter().chain(trim).min()
+    }
+
+    fn handle_deadline(&mut self, now: Duration) {
+        if self.last_use.is_some_and(|at| at + TRIM_AFTER <= now) {
+            self.last_use = None;
+            if let Some(areas) = &mut self.areas {
+                areas.trim();
+            }
+        }
+        self.machine.handle_deadline(now);
+        self.settle();
+    }
+
+    fn readiness(&self) -> Option<(Handle, Interest)> {
+        let handle = self.handle.as_ref().filter(|_| self.machine.wants_readiness())?;
+        Some((handle.clone(), Interest::Writable))
+    }
+
+    fn handle_ready(&mut self, events: u32, now: Duration) {
+        self.machine.handle_ready(events & HUNG_UP != 0, now);
+    }
+
+    fn handle_doorbell(&mut self, now: Duration) {
+        let Self { machine, areas, handle, .. } = self;
+        machine.handle_doorbell(now, |opened| {
+            let (queue, own_areas) = furnish(opened);
+            *areas = own_areas;
+            *handle = Some(queue.handle().clone());
+            queue
+        });
+        self.settle();
+    }
+
+    fn close(&mut self, now: Duration) {
+        self.machine.close(now);
+        self.settle();
+    }
+}

@@ -1,0 +1,409 @@
+//! `device::usbfs` against a gadget on dummy_hcd. Runs in the test guest, as root, from the
+//! repository's folder: `USBIP_FAST_GUEST=1 tools/vm/run target/debug/deps/usbfs_guest-…`.
+
+#![cfg(target_os = "linux")]
+#![forbid(unsafe_code)]
+
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use usbip_fast::device::usbfs::{self, UsbfsExport};
+use usbip_fast::device::{Device, DeviceState, Export};
+use usbip_fast::usb::setup::Setup;
+use usbip_fast::usb::transfer::{
+    BUFFER_OFFSET, Direction, Finished, Submission, TransferFlags, TransferType, block_bytes,
+};
+use usbip_fast_native::doorbell::Ring;
+use usbip_fast_native::{Arena, Block, Doorbell, clock};
+
+const BUS_ID: &str = "1-1";
+/// Stands for the bulk endpoint of the direction.
+const BULK: u8 = 0xff;
+const POLLOUT: u32 = 4;
+const POLLHUP: u32 = 16;
+
+#[derive(Default)]
+struct Bell(AtomicBool);
+
+impl Ring for Bell {
+    fn ring(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
+/// A device and the little that a loop does for it.
+struct Bench {
+    device: Box<dyn Device>,
+    bell: Arc<Bell>,
+    arena: Arena,
+    slot: u32,
+    finished: Vec<(Finished, Block)>,
+    descriptors: Vec<u8>,
+    /// Bulk endpoints of the configuration, IN and OUT.
+    endpoints: (u8, u8),
+}
+
+impl Bench {
+    fn open(export: &mut UsbfsExport) -> Self {
+        let bell = Arc::new(Bell::default());
+        let opener = export.reserve().expect("the device is free");
+        let device = opener(&Doorbell::new(bell.clone()));
+        let descriptors = export.describe().descriptors.clone();
+        let mut bench = Self {
+            device,
+            bell,
+            arena: Arena::new(1 << 24),
+            slot: 0,
+            finished: Vec::new(),
+            descriptors,
+            endpoints: (0, 0),
+        };
+        bench.find_endpoints(1);
+        bench
+    }
+
+    /// The bulk endpoints of a configuration's first alternate setting (USB 2.0 §9.6).
+    fn find_endpoints(&mut self, configuration: u8) {
+        let mut rest = self.descriptors.as_slice();
+        let mut is_wanted = false;
+        while let Some((descriptor, behind)) =
+            rest.first().and_then(|&length| rest.split_at_checked(length.into()))
+        {
+            rest = behind;
+            match *descriptor {
+                [_, 2, _, _, _, value, ..] => is_wanted = value == configuration,
+                [_, 4, _, alternate, ..] => is_wanted &= alternate == 0,
+                [_, 5, address, 2, ..] if is_wanted && address & 0x80 != 0 => {
+                    self.endpoints.0 = address & 15;
+                }
+                [_, 5, address, 2, ..] if is_wanted => self.endpoints.1 = address,
+                _ => {}
+            }
+        }
+    }
+
+    fn configure(&mut self, value: u8) {
+        assert_eq!(self.control([0, 9, value, 0, 0, 0, 0, 0], &[]).0, 0);
+        self.find_endpoints(value);
+    }
+
+    fn turn(&mut self) {
+        let now = clock::now();
+        if self.bell.0.swap(false, Ordering::Acquire) {
+            self.device.handle_doorbell(now);
+        }
+        if self.device.deadline().is_some_and(|at| at <= now) {
+            self.device.handle_deadline(now);
+        }
+        if self.device.readiness().is_some() {
+            // Readiness that turns out to be none is allowed.
+            self.device.handle_ready(POLLOUT, now);
+        }
+        while let Some(completed) = self.device.poll(now) {
+            self.finished.push((completed.finished, completed.block));
+        }
+        std::thread::sleep(Duration::from_micros(300));
+    }
+
+    fn until(&mut self, what: &str, mut done: impl FnMut(&Self) -> bool) {
+        let limit = clock::now() + Duration::from_secs(20);
+        while !done(self) {
+            assert!(clock::now() < limit, "{what} takes too long; {:?}", self.device.state());
+            self.turn();
+        }
+    }
+
+    fn until_open(&mut self) {
+        self.until("opening", |bench| bench.device.state() != DeviceState::Opening);
+        assert_eq!(self.device.state(), DeviceState::Ready);
+    }
+
+    fn close(mut self) {
+        self.device.close(clock::now());
+        self.until("closing", |bench| bench.device.state() == DeviceState::Closed);
+    }
+
+    fn start(&mut self, submission: Submission, data: &[u8]) -> u32 {
+        self.slot += 1;
+        let mut submission = Submission { slot: self.slot, ..submission };
+        if submission.endpoint == BULK {
+            submission.endpoint = match submission.direction {
+                Direction::In => self.endpoints.0,
+                Direction::Out => self.endpoints.1,
+            };
+        }
+        let bytes = block_bytes(submission.length, submission.packets);
+        let mut block = self.device.allocate(&self.arena, bytes).expect("there is memory");
+        block.as_mut()[BUFFER_OFFSET..BUFFER_OFFSET + data.len()].copy_from_slice(data);
+        self.device.submit(submission, block, clock::now());
+        self.slot
+    }
+
+    fn wait(&mut self, slot: u32) -> (Finished, Vec<u8>) {
+        self.until("a URB", |bench| bench.finished.iter().any(|(urb, _)| urb.slot == slot));
+        let at = self.finished.iter().position(|(urb, _)| urb.slot == slot).expect("just seen");
+        let (finished, block) = self.finished.remove(at);
+        assert!(self.finished.iter().all(|(urb, _)| urb.slot != slot), "answered once");
+        let end = BUFFER_OFFSET + finished.actual_length as usize;
+        (finished, block.as_ref()[BUFFER_OFFSET..end].to_vec())
+    }
+
+    fn control(&mut self, setup: [u8; 8], data: &[u8]) -> (i32, Vec<u8>) {
+        let setup = Setup::from_bytes(setup);
+        let direction = if setup.is_in() { Direction::In } else { Direction::Out };
+        let slot = self.start(
+            Submission {
+                kind: TransferType::Control,
+                endpoint: 0,
+                setup: setup.to_bytes(),
+                length: setup.length.into(),
+                ..bulk(direction, 0)
+            },
+            data,
+        );
+        let (finished, data) = self.wait(slot);
+        (finished.status, data)
+    }
+
+    fn bulk(&mut self, direction: Direction, length: u32, data: &[u8]) -> (Finished, Vec<u8>) {
+        let slot = self.start(bulk(direction, length), data);
+        self.wait(slot)
+    }
+}
+
+fn bulk(direction: Direction, length: u32) -> Submission {
+    Submission {
+        slot: 0,
+        kind: TransferType::Bulk,
+        direction,
+        endpoint: BULK,
+        setup: [0; 8],
+        length,
+        packets: 0,
+        flags: TransferFlags::default(),
+        start_frame: 0,
+    }
+}
+
+fn shell(script: &str) -> String {
+    let script = format!(". tools/vm/lib.sh; {script}");
+    let output = Command::new("bash").args(["-c", &script]).output().expect("bash starts");
+    let said = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{script}: {said} {errors}");
+    said
+}
+
+fn driver() -> String {
+    shell(&format!("driver_of {BUS_ID}:$(cat /sys/bus/usb/devices/{BUS_ID}/bConfigurationValue).0"))
+}
+
+fn step(name: &str) {
+    println!("usbfs: {name}");
+}
+
+/// One gadget, so one test at a time.
+static GADGET: Mutex<()> = Mutex::new(());
+
+fn in_guest() -> bool {
+    let yes = std::env::var_os("USBIP_FAST_GUEST").is_some();
+    if !yes {
+        println!("not run: device::usbfs needs the test guest (USBIP_FAST_GUEST=1)");
+    }
+    yes
+}
+
+#[test]
+fn usbfs_drives_a_gadget() {
+    if !in_guest() {
+        return;
+    }
+    let _alone = GADGET.lock().expect("no other test failed");
+    shell("load_modules usbtest; gadget_ports 1 is_super_speed=0; gadget_zero zero 0");
+    shell(&format!("wait_for 10 has_driver {BUS_ID}:1.0 usbtest"));
+
+    let listed = usbfs::enumerate().expect("there is a USB bus");
+    let mut export = UsbfsExport::new(BUS_ID, false).expect("the gadget is there");
+    assert_eq!(listed.iter().find(|device| device.bus_id == BUS_ID), Some(export.describe()));
+    assert_eq!((export.describe().vendor, export.describe().product), (0x0525, 0xa4a0));
+    assert_eq!(usbfs::check_idle(BUS_ID), Ok(()));
+
+    let mut bench = Bench::open(&mut export);
+    bench.until_open();
+    assert!(export.reserve().is_err(), "lent once");
+    assert_eq!(driver(), "usbfs");
+    control(&mut bench, export.describe().descriptors[..18].try_into().expect("18 bytes"));
+    source_and_sink(&mut bench);
+    halts(&mut bench);
+    settings(&mut bench);
+    loop_back(&mut bench);
+    assert_eq!(driver(), "usbfs", "no driver got in between");
+    bench.close();
+    assert_eq!(shell("driver_of 1-1:1.0"), "usbtest", "the driver is back");
+
+    ends(&mut export);
+}
+
+fn control(bench: &mut Bench, descriptor: [u8; 18]) {
+    step("control");
+    let (status, data) = bench.control([0x80, 6, 0, 1, 0, 0, 18, 0], &[]);
+    assert_eq!((status, data.as_slice()), (0, descriptor.as_slice()));
+    let pattern: Vec<u8> = (0..=255).collect();
+    assert_eq!(bench.control([0x40, 0x5b, 0, 0, 0, 0, 0, 1], &pattern).0, 0);
+    assert_eq!(bench.control([0xc0, 0x5c, 0, 0, 0, 0, 0, 1], &[]), (0, pattern));
+    assert_eq!(bench.control([0xc0, 0x77, 0, 0, 0, 0, 1, 0], &[]).0, -32, "unknown request");
+    assert_eq!(bench.control([0x81, 0, 0, 0, 9, 0, 2, 0], &[]).0, -32, "no such interface");
+    assert_eq!(bench.control([0, 5, 9, 0, 0, 0, 0, 0], &[]).0, 0, "the address stays");
+}
+
+fn source_and_sink(bench: &mut Bench) {
+    step("bulk");
+    for length in [512, 4096, 65536, 1 << 20, 4 << 20] {
+        let (finished, data) = bench.bulk(Direction::In, length, &[]);
+        assert_eq!((finished.status, finished.actual_length), (0, length));
+        assert!(data.iter().all(|&byte| byte == 0), "the source's pattern is 0");
+        let (finished, _) = bench.bulk(Direction::Out, length, &vec![0; length as usize]);
+        assert_eq!((finished.status, finished.actual_length), (0, length));
+    }
+    let slots: Vec<u32> = (0..200).map(|_| bench.start(bulk(Direction::In, 4096), &[])).collect();
+    bench.until("a queue", |bench| bench.finished.len() == slots.len());
+    let order: Vec<u32> = bench.finished.drain(..).map(|(finished, _)| finished.slot).collect();
+    assert_eq!(order, slots, "an endpoint's URBs end in their order");
+    let (finished, _) = bench.bulk(Direction::Out, 0, &[]);
+    assert_eq!((finished.status, finished.actual_length), (0, 0));
+    let no_endpoint = Submission { endpoint: 9, ..bulk(Direction::In, 64) };
+    let slot = bench.start(no_endpoint, &[]);
+    assert_eq!(bench.wait(slot).0.status, -108);
+}
+
+fn halts(bench: &mut Bench) {
+    step("halt");
+    let endpoint = bench.endpoints.0 | 0x80;
+    assert_eq!(bench.control([2, 3, 0, 0, endpoint, 0, 0, 0], &[]).0, 0, "SET_FEATURE(HALT)");
+    assert_eq!(bench.bulk(Direction::In, 512, &[]).0.status, -32);
+    assert_eq!(bench.control([2, 1, 0, 0, endpoint, 0, 0, 0], &[]).0, 0, "CLEAR_FEATURE(HALT)");
+    assert_eq!(bench.bulk(Direction::In, 512, &[]).0.status, 0);
+    assert_eq!(bench.control([2, 1, 0, 0, 0x8e, 0, 0, 0], &[]).0, -32, "no such endpoint");
+}
+
+fn settings(bench: &mut Bench) {
+    step("settings");
+    assert_eq!(bench.control([1, 11, 0, 0, 0, 0, 0, 0], &[]).0, 0);
+    assert_eq!(bench.control([1, 11, 9, 0, 0, 0, 0, 0], &[]).0, -32, "no such setting");
+    assert_eq!(bench.control([0, 9, 7, 0, 0, 0, 0, 0], &[]).0, -32, "no such configuration");
+    assert_eq!(bench.bulk(Direction::In, 512, &[]).0.status, 0, "the interface is still ours");
+    assert_eq!(bench.control([0, 9, 1, 0, 0, 0, 0, 0], &[]).0, 0, "the same again");
+    assert_eq!(bench.bulk(Direction::In, 512, &[]).0.status, 0);
+    step("reset");
+    assert_eq!(bench.control([0x23, 3, 4, 0, 1, 0, 0, 0], &[]).0, 0);
+    assert_eq!(bench.bulk(Direction::In, 512, &[]).0.status, 0);
+    assert_eq!(driver(), "usbfs", "no driver got in between");
+}
+
+fn loop_back(bench: &mut Bench) {
+    step("loop back, cancel");
+    bench.configure(2);
+    assert_eq!(bench.control([0x80, 8, 0, 0, 0, 0, 1, 0], &[]), (0, vec![2]));
+    let pattern: Vec<u8> = (0..4096_u32).map(|index| (index % 251) as u8).collect();
+    let reader = bench.start(bulk(Direction::In, 8192), &[]);
+    let others: Vec<u32> = (0..3).map(|_| bench.start(bulk(Direction::In, 512), &[])).collect();
+    assert_eq!(bench.bulk(Direction::Out, 4096, &pattern).0.status, 0);
+    for _ in 0..100 {
+        bench.turn();
+    }
+    assert!(bench.finished.is_empty(), "a full packet does not end a transfer");
+    for &slot in others.iter().chain([&reader]) {
+        bench.device.cancel(slot, clock::now());
+    }
+    bench.device.cancel(reader, clock::now());
+    bench.device.cancel(999, clock::now());
+    let (finished, data) = bench.wait(reader);
+    assert_eq!((finished.status, finished.actual_length), (-104, 4096));
+    assert_eq!(data, pattern, "what had arrived is kept");
+    for slot in others {
+        let (finished, _) = bench.wait(slot);
+        assert_eq!((finished.status, finished.actual_length), (-104, 0));
+    }
+    let (finished, _) = bench.bulk(Direction::Out, 100, &pattern[..100]);
+    assert_eq!(finished.status, 0);
+    assert_eq!(bench.bulk(Direction::In, 512, &[]).1, &pattern[..100], "the endpoint goes on");
+
+    step("many cancels");
+    for round in 0..50 {
+        let slots: Vec<u32> = (0..8).map(|_| bench.start(bulk(Direction::In, 512), &[])).collect();
+        if round % 2 == 0 {
+            bench.turn();
+        }
+        for &slot in &slots {
+            bench.device.cancel(slot, clock::now());
+        }
+        for slot in slots {
+            assert_eq!(bench.wait(slot).0.status, -104);
+        }
+    }
+}
+
+/// The ways in which a session ends.
+fn ends(export: &mut UsbfsExport) {
+    step("close with URBs in flight");
+    export.restore(Box::new(()));
+    let mut bench = Bench::open(export);
+    bench.until_open();
+    bench.configure(2);
+    let slots: Vec<u32> = (0..5).map(|_| bench.start(bulk(Direction::In, 512), &[])).collect();
+    bench.device.close(clock::now());
+    for slot in slots {
+        assert_eq!(bench.wait(slot).0.status, -104);
+    }
+    bench.close();
+    assert_eq!(shell("driver_of 1-1:1.0"), "usbtest", "the driver is back");
+
+    step("dropped without close");
+    export.restore(Box::new(()));
+    let mut bench = Bench::open(export);
+    bench.until_open();
+    bench.configure(2);
+    for _ in 0..5 {
+        bench.start(bulk(Direction::In, 512), &[]);
+    }
+    drop(bench);
+    shell("wait_for 10 has_driver 1-1:1.0 usbtest");
+
+    step("closed while it opens");
+    export.restore(Box::new(()));
+    Bench::open(export).close();
+    assert_eq!(shell("driver_of 1-1:1.0"), "usbtest", "the driver is back");
+
+    step("unplug");
+    export.restore(Box::new(()));
+    let mut bench = Bench::open(export);
+    bench.until_open();
+    bench.configure(2);
+    let slots: Vec<u32> = (0..8).map(|_| bench.start(bulk(Direction::In, 512), &[])).collect();
+    shell("gadget_unplug zero");
+    for slot in slots {
+        assert_eq!(bench.wait(slot).0.status, -108);
+    }
+    let slot = bench.start(bulk(Direction::In, 512), &[]);
+    assert_eq!(bench.wait(slot).0.status, -19);
+    assert_eq!(bench.device.state(), DeviceState::Gone);
+    bench.close();
+
+    step("unplug while idle");
+    shell("gadget_plug zero 0; wait_for 10 has_driver 1-1:1.0 usbtest");
+    export.restore(Box::new(()));
+    let mut bench = Bench::open(export);
+    bench.until_open();
+    shell("gadget_unplug zero");
+    bench.device.handle_ready(POLLHUP, clock::now());
+    assert_eq!(bench.device.state(), DeviceState::Gone);
+    bench.close();
+
+    step("open what is not there");
+    export.restore(Box::new(()));
+    let mut bench = Bench::open(export);
+    bench.until("a failure", |bench| bench.device.state() != DeviceState::Opening);
+    assert!(matches!(bench.device.state(), DeviceState::Failed(_)));
+}
