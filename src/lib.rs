@@ -12,8 +12,16 @@
 
 #![forbid(unsafe_code)]
 
+pub mod attach;
+pub mod cli;
+pub mod config;
 pub mod device;
+pub mod error;
+pub mod host;
 pub mod limits;
+pub mod reactor;
+pub mod serve;
 pub mod session;
+pub mod telemetry;
 pub mod usb;
 pub mod wire;

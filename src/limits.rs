@@ -42,3 +42,10 @@ pub const USBFS_ISO_URBS: usize = 512;
 /// Most bytes of DMA memory of one device, where the system's own bound allows it: the same URBs as
 /// a session may have, but for those large enough that a copy costs nothing beside them.
 pub const USBFS_AREA_BYTES: usize = 16 * 1024 * 1024;
+
+/// Memory of one core, in bytes: eight sessions at their limit, four times over for blocks that are
+/// larger than what is asked of them. It is taken from the system on demand.
+pub const ARENA_BYTES: usize = 8 * SESSION_BYTES * 4;
+
+/// Most connections of a server, those that have not said what they want included.
+pub const CONNECTIONS: usize = 4096;

@@ -1,3 +1,7 @@
 //! The program: parses the command line and runs one command.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    usbip_fast::cli::main(std::env::args_os())
+}

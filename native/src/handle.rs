@@ -1,8 +1,9 @@
 //! A file descriptor shared by its owner and the operations in flight on it.
 
+use std::cell::RefCell;
 use std::fmt;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 
 /// A reference to an open file descriptor, for one thread.
 ///
@@ -10,13 +11,42 @@ use std::rc::Rc;
 /// another file while an operation still names it. The descriptor is closed when the last
 /// reference is dropped. Cloning allocates nothing.
 #[derive(Clone)]
-pub struct Handle(Rc<OwnedFd>);
+pub struct Handle(Rc<Inner>);
+
+struct Inner {
+    /// Dropped before the descriptor is closed or given away.
+    watch: RefCell<Option<Watch>>,
+    fd: OwnedFd,
+}
+
+/// The note that a readiness reactor leaves on a descriptor that it watches.
+pub(crate) struct Watch {
+    /// Names this registration, unique in the process.
+    pub(crate) serial: u64,
+    fd: RawFd,
+    watcher: Weak<dyn Watcher>,
+}
+
+/// What watches descriptors (an epoll or kqueue descriptor).
+pub(crate) trait Watcher {
+    /// Stops watching a descriptor that is about to be closed or given away. A connection that is
+    /// handed to the kernel lives on, and would wake its old reactor for ever.
+    fn forget(&self, fd: RawFd);
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        if let Some(watcher) = self.watcher.upgrade() {
+            watcher.forget(self.fd);
+        }
+    }
+}
 
 impl Handle {
     /// Takes over `fd`.
     #[must_use]
     pub fn new(fd: OwnedFd) -> Self {
-        Self(Rc::new(fd))
+        Self(Rc::new(Inner { watch: RefCell::new(None), fd }))
     }
 
     /// Takes over a raw descriptor that a system call has just returned.
@@ -38,19 +68,37 @@ impl Handle {
     ///
     /// Returns the handle unchanged while other references exist.
     pub fn into_owned(self) -> Result<OwnedFd, Self> {
-        Rc::try_unwrap(self.0).map_err(Self)
+        Rc::try_unwrap(self.0).map(|inner| inner.fd).map_err(Self)
+    }
+
+    /// The serial number of the registration that watches this descriptor, 0 without one.
+    pub(crate) fn watch_serial(&self) -> u64 {
+        self.0.watch.borrow().as_ref().map_or(0, |watch| watch.serial)
+    }
+
+    /// Notes a new registration; the one before, if any, is forgotten.
+    pub(crate) fn set_watch(&self, serial: u64, watcher: Weak<dyn Watcher>) {
+        let watch = Watch { serial, fd: self.as_raw_fd(), watcher };
+        let old = self.0.watch.replace(Some(watch));
+        drop(old);
+    }
+
+    /// Drops the note of the present registration, which forgets it.
+    pub(crate) fn clear_watch(&self) {
+        let old = self.0.watch.take();
+        drop(old);
     }
 }
 
 impl AsFd for Handle {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.0.fd.as_fd()
     }
 }
 
 impl AsRawFd for Handle {
     fn as_raw_fd(&self) -> RawFd {
-        self.0.as_raw_fd()
+        self.0.fd.as_raw_fd()
     }
 }
 

@@ -154,6 +154,29 @@ pub enum Op {
     },
 }
 
+impl Op {
+    /// The descriptor that the operation is about.
+    #[must_use]
+    pub fn handle(&self) -> &Handle {
+        match self {
+            Self::Accept { listener } => listener,
+            Self::Connect { socket, .. }
+            | Self::Receive { socket, .. }
+            | Self::Send { socket, .. } => socket,
+            Self::Poll { handle, .. } => handle,
+        }
+    }
+
+    /// Takes the operation apart; what is left is its memory.
+    #[must_use]
+    pub fn into_pieces(self) -> [Option<Piece>; 2] {
+        match self {
+            Self::Receive { pieces, .. } | Self::Send { pieces, .. } => pieces,
+            Self::Accept { .. } | Self::Connect { .. } | Self::Poll { .. } => [None, None],
+        }
+    }
+}
+
 /// What an operation returns beside its memory.
 #[derive(Debug)]
 pub enum Outcome {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::doorbell::Doorbell;
-use crate::op::{Completion, Op, Token};
+use crate::op::{Completion, Op, OsError, Token};
 
 /// What [`Reactor::turn`] saw beside completions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -21,6 +21,13 @@ pub struct ReactorCounters {
     pub operations: u64,
     /// Turns taken.
     pub turns: u64,
+}
+
+/// Something about a reactor that its user should know; not an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// The kernel refused to register memory (RLIMIT_MEMLOCK); it is used unregistered.
+    RegistrationRefused(OsError),
 }
 
 /// A completion queue over the kernel, for one thread.
@@ -61,4 +68,9 @@ pub trait Reactor {
 
     /// Counters so far.
     fn counters(&self) -> ReactorCounters;
+
+    /// What should be logged, once; ask when idle.
+    fn take_notice(&mut self) -> Option<Notice> {
+        None
+    }
 }

@@ -4,6 +4,9 @@
 //! takes URBs. Both belong to one core. Nothing here blocks: calls that wait run on a helper thread
 //! of the device, which rings the core's doorbell.
 
+pub mod contract;
+pub mod faulty;
+pub mod gadget;
 #[cfg(target_os = "linux")]
 pub mod usbfs;
 

@@ -1,1 +1,29 @@
-//! Placeholder replaced by the first part of this module.
+//! The two ends of a USB/IP connection, without any IO.
+//!
+//! Bytes, completions and the time go in through `handle_*`; what is to be done comes out through
+//! `poll_*`. No file descriptor, no clock, no thread, and no allocation per URB once the tables
+//! have reached the depth that the peer uses.
+//!
+//! Memory is a type parameter `B`: the session reads and writes the bytes of a block, moves it to
+//! the device and to the network by value, and never looks at where it came from.
+
+pub mod exporter;
+pub mod flow;
+pub mod handshake;
+pub mod importer;
+mod order;
+mod seqnums;
+pub mod unlink;
+pub mod urbs;
+
+/// Where a session takes memory for URBs from.
+pub trait Memory<B> {
+    /// A block of at least `bytes` bytes, or `None` if there is none to be had.
+    fn allocate(&mut self, bytes: usize) -> Option<B>;
+}
+
+impl<B, F: FnMut(usize) -> Option<B>> Memory<B> for F {
+    fn allocate(&mut self, bytes: usize) -> Option<B> {
+        self(bytes)
+    }
+}

@@ -193,7 +193,7 @@ gadget_storage() {
 
 # ---- devices ----------------------------------------------------------------------------------
 
-# devices_on HCD: bus ids of devices below a host controller driver (dummy_hcd, vhci_hcd, …).
+# devices_on WHERE: bus ids of devices below a host controller: dummy_hcd, vhci_hcd or pci.
 devices_on() {
     local each
     for each in "$usb"/*-*; do
@@ -201,14 +201,14 @@ devices_on() {
             *:*) continue ;;
         esac
         case $(readlink -f "$each") in
-            */"$1".*) echo "${each##*/}" ;;
+            */"$1"[.0-9]*/usb*) echo "${each##*/}" ;;
         esac
     done
 }
 
 configured() { [ "$(cat "$usb/$1/bNumInterfaces" 2>/dev/null | tr -d ' ')" -gt 0 ] 2>/dev/null; }
 
-# device_of VENDOR:PRODUCT HCD: the first bus id with these numbers.
+# device_of VENDOR:PRODUCT WHERE: the first bus id with these numbers.
 device_of() {
     local each
     for each in $(devices_on "$2"); do
@@ -220,7 +220,7 @@ device_of() {
     return 1
 }
 
-driver_of() { basename "$(readlink "$usb/$1/driver")" 2>/dev/null; }
+driver_of() { [ -e "$usb/$1/driver" ] && basename "$(readlink "$usb/$1/driver")"; }
 has_driver() { [ "$(driver_of "$1")" = "$2" ]; }
 
 # ---- exporting and importing ------------------------------------------------------------------

@@ -104,6 +104,9 @@ static int run_case(const struct options *options, unsigned number)
         exit(EXIT_USAGE);
     }
     if (child == 0) {
+        /* Left behind inside the kernel it would keep the reader of our output waiting. */
+        for (int fd = 0; fd < 3; fd++)
+            close(fd);
         close(ends[0]);
         issue(options, number, ends[1]);
     }

@@ -1,4 +1,11 @@
 //! Linux: io_uring, epoll, usbfs, vhci.
 
+pub(crate) mod backends;
+pub mod epoll;
+pub(crate) mod eventfd;
+pub(crate) mod sockets;
 pub mod sysfs;
+pub(crate) mod system;
+pub mod uring;
 pub mod usbfs;
+pub mod vhci;

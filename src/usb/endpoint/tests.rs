@@ -99,6 +99,10 @@ fn a_superspeed_companion_gives_bursts_and_bytes_per_interval() {
     assert_eq!((bulk.burst, bulk.multiplier, bulk.bytes_per_interval), (16, 1, 0));
     let interrupt = single(&[7, 5, 0x81, 3, 64, 0, 4], &[6, 0x30, 0, 0, 64, 0]);
     assert_eq!((interrupt.packet_bytes(), interrupt.bytes_per_interval), (64, 64));
+    let reserved = single(&iso, &[6, 0x30, 0, 3, 0, 0]);
+    assert_eq!((reserved.multiplier, reserved.bytes_per_interval), (3, 3072));
+    let reserved = single(&[7, 5, 0x81, 1, 0, 0x1c, 1], &[]);
+    assert_eq!((reserved.multiplier, reserved.packet_bytes()), (3, 3072));
     let silly = single(
         &[7, 5, 0x81, 1, 0, 0, 1],
         &[6, 0x30, 255, 3, 1, 0, 8, 0x31, 0, 0, 255, 255, 255, 255],
@@ -120,4 +124,31 @@ fn endpoints_that_cannot_be_are_left_out() {
     let active: Vec<_> = map.active().map(|info| info.address).collect();
     assert_eq!(active, [0x82], "endpoint 0 and control endpoints out, reserved bits cleared");
     assert_eq!(map.info(0, Direction::In).unwrap().max_packet_size, 8);
+}
+
+/// One configuration of this value and these bytes behind its own descriptor.
+fn configuration(value: u8, parts: &[&[u8]]) -> Vec<u8> {
+    let body = parts.concat();
+    let mut bytes = vec![9, 2, 9 + body.len() as u8, 0, 1, value, 0, 0x80, 50];
+    bytes.extend(body);
+    bytes
+}
+
+#[test]
+fn of_two_active_endpoints_with_one_address_the_first_counts() {
+    let interface = |number| [9, 4, number, 0, 1, 255, 0, 0, 0];
+    let (bulk, interrupt) = ([7, 5, 0x81, 2, 0, 2, 0], [7, 5, 0x81, 3, 8, 0, 1]);
+    let both = configuration(1, &[&interface(0), &bulk, &interface(1), &interrupt]);
+    let mut map = EndpointMap::new(&both, 1);
+    assert_eq!(map.kind(1, Direction::In), Some(TransferType::Bulk));
+    map.set_interface(0, 1);
+    assert_eq!(map.kind(1, Direction::In), Some(TransferType::Interrupt));
+}
+
+#[test]
+fn a_device_without_a_configuration_has_endpoint_0_alone_whatever_its_descriptors_say() {
+    let bytes = configuration(0, &[&[9, 4, 0, 0, 1, 255, 0, 0, 0], &[7, 5, 0x81, 2, 0, 2, 0]]);
+    let map = EndpointMap::new(&bytes, 0);
+    assert_eq!(map.kind(1, Direction::In), None);
+    assert_eq!(map.kind(0, Direction::In), Some(TransferType::Control));
 }

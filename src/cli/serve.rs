@@ -1,0 +1,285 @@
+//! `serve`: export devices. Also the stock daemon's command line.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, ToSocketAddrs};
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use usbip_fast_native::client::Family;
+use usbip_fast_native::process;
+
+use super::{ServerArgs, split_port};
+use crate::config::{Cidr, ReactorChoice, ServeConfig};
+use crate::error::Error;
+
+/// Export USB devices of this machine, or simulated ones
+#[derive(Debug, Args)]
+pub(super) struct ServeArgs {
+    /// Export a simulated device: NAME[:key=value]…, such as zero:pace=none; repeatable
+    #[arg(long, value_name = "DEVICE", value_delimiter = ',')]
+    simulate: Vec<String>,
+    /// Export the device with this bus id, as `list -l` shows it; repeatable
+    #[arg(short, long = "busid", value_name = "BUSID")]
+    bus_ids: Vec<String>,
+    /// Listen at this address or name, [HOST]:PORT allowed; repeatable [default: 127.0.0.1]
+    #[arg(long, value_name = "ADDR")]
+    listen: Vec<String>,
+    /// Let these addresses connect, such as 192.168.0.0/16; repeatable
+    #[arg(long, value_name = "CIDR")]
+    allow: Vec<Cidr>,
+    /// Cores to use, one thread each
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = parse_cores)]
+    cores: usize,
+    /// Kernel interface to run on: auto, io-uring, epoll or kqueue
+    #[arg(long, value_enum, default_value_t, value_name = "KIND", hide_possible_values = true)]
+    reactor: ReactorChoice,
+    /// Take devices even if this machine visibly needs them
+    #[arg(long)]
+    force: bool,
+    /// Go on in the background
+    #[arg(short = 'D', long)]
+    daemon: bool,
+    /// Log more
+    #[arg(short, long)]
+    pub(super) debug: bool,
+    /// Write the process id to FILE
+    #[arg(short = 'P', long, value_name = "FILE", num_args = 0..=1, require_equals = false,
+        default_missing_value = "/var/run/usbipd.pid")]
+    pid: Option<PathBuf>,
+    #[command(flatten)]
+    at: ServerArgs,
+}
+
+fn parse_cores(text: &str) -> Result<usize, String> {
+    text.parse()
+        .ok()
+        .filter(|cores| (1..=MOST_CORES).contains(cores))
+        .ok_or_else(|| format!("write 1 to {MOST_CORES}"))
+}
+
+/// No machine in sight has more.
+const MOST_CORES: usize = 1024;
+
+pub(super) fn run(args: &ServeArgs) -> Result<(), Error> {
+    start(args, args.config()?)
+}
+
+/// As the stock daemon: everybody may connect unless `--allow` or `--listen` says otherwise.
+pub(super) fn run_stock(args: &ServeArgs) -> Result<(), Error> {
+    let config = args.stock_config()?;
+    if config.allow == EVERYBODY {
+        tracing::warn!("every address may connect; name those who may with --allow CIDR");
+    }
+    start(args, config)
+}
+
+const EVERYBODY: [Cidr; 2] = [Cidr::ALL_V4, Cidr::ALL_V6];
+
+fn start(args: &ServeArgs, config: ServeConfig) -> Result<(), Error> {
+    config.check()?;
+    // The background changes nothing about what a relative path means, but say it fully anyway:
+    // the file is removed at the end by the same path.
+    let pid_file = args.pid.as_deref().map(std::path::absolute).transpose()?;
+    if args.daemon {
+        try_to_listen(&config)?;
+        process::go_to_background()
+            .map_err(|error| Error::Failed(format!("cannot go to the background: {error}")))?;
+    }
+    let _pid_file = pid_file.map(PidFile::write).transpose()?;
+    crate::serve::run(&config)
+}
+
+/// In the background nobody would see that an address is taken.
+fn try_to_listen(config: &ServeConfig) -> Result<(), Error> {
+    for address in &config.listen {
+        TcpListener::bind(address)
+            .map_err(|error| Error::Failed(format!("cannot listen at {address}: {error}")))?;
+    }
+    Ok(())
+}
+
+impl ServeArgs {
+    fn config(&self) -> Result<ServeConfig, Error> {
+        let default = match self.at.family.family() {
+            Family::V6 => vec![IpAddr::from(Ipv6Addr::LOCALHOST)],
+            Family::V4 => vec![Ipv4Addr::LOCALHOST.into()],
+            Family::Any if self.at.family.ipv6 => {
+                vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]
+            }
+            Family::Any => vec![Ipv4Addr::LOCALHOST.into()],
+        };
+        self.build(&default, self.allow.clone())
+    }
+
+    fn stock_config(&self) -> Result<ServeConfig, Error> {
+        let default = match self.at.family.family() {
+            Family::V4 => vec![IpAddr::from(Ipv4Addr::UNSPECIFIED)],
+            Family::V6 => vec![Ipv6Addr::UNSPECIFIED.into()],
+            Family::Any => vec![Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()],
+        };
+        let allow = match (self.allow.is_empty(), self.listen.is_empty()) {
+            (true, true) => EVERYBODY.to_vec(),
+            _ => self.allow.clone(),
+        };
+        self.build(&default, allow)
+    }
+
+    fn build(&self, default: &[IpAddr], allow: Vec<Cidr>) -> Result<ServeConfig, Error> {
+        let mut listen = Vec::new();
+        if self.listen.is_empty() {
+            listen.extend(default.iter().map(|ip| SocketAddr::new(*ip, self.at.tcp_port)));
+        }
+        for text in &self.listen {
+            for address in self.resolve(text)? {
+                if !listen.contains(&address) {
+                    listen.push(address);
+                }
+            }
+        }
+        Ok(ServeConfig {
+            simulate: self.simulate.clone(),
+            bus_ids: self.bus_ids.clone(),
+            listen,
+            allow,
+            cores: self.cores,
+            reactor: self.reactor,
+            force: self.force,
+        })
+    }
+
+    fn resolve(&self, text: &str) -> Result<Vec<SocketAddr>, Error> {
+        let (host, port) = split_port(text).unwrap_or((text, self.at.tcp_port));
+        let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+        let advice = "write ADDR:PORT, such as --listen 127.0.0.1:3240";
+        let found = (host, port)
+            .to_socket_addrs()
+            .map_err(|error| Error::Usage(format!("--listen {text}: {error}; {advice}")))?;
+        let family = self.at.family.family();
+        let usable: Vec<_> = found.filter(|address| family.includes(*address)).collect();
+        if usable.is_empty() {
+            return Err(Error::Usage(format!(
+                "--listen {text} has no address of this family; {advice}"
+            )));
+        }
+        Ok(usable)
+    }
+}
+
+/// A file with our process id that goes when the server does.
+struct PidFile(PathBuf);
+
+impl PidFile {
+    fn write(path: PathBuf) -> Result<Self, Error> {
+        std::fs::write(&path, format!("{}\n", std::process::id()))
+            .map_err(|error| Error::Failed(cannot_write(&path, &error)))?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for PidFile {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_file(&self.0) {
+            tracing::warn!(path = %self.0.display(), %error, "the pid file could not be removed");
+        }
+    }
+}
+
+fn cannot_write(path: &Path, error: &std::io::Error) -> String {
+    format!("cannot write {}: {error}; name another file with -PFILE", path.display())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: ServeArgs,
+    }
+
+    fn args(line: &str) -> ServeArgs {
+        let words = std::iter::once("serve").chain(line.split_whitespace());
+        Line::try_parse_from(words).expect("a command line").args
+    }
+
+    fn listens(config: &ServeConfig) -> Vec<String> {
+        config.listen.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn loopback_is_the_default() {
+        let config = |line| args(line).config().expect("good");
+        assert_eq!(listens(&config("-b 1-1")), ["127.0.0.1:3240"]);
+        assert_eq!(listens(&config("-b 1-1 -6 -t 99")), ["[::1]:99"]);
+        assert_eq!(listens(&config("-b 1-1 -4 -6")), ["127.0.0.1:3240", "[::1]:3240"]);
+    }
+
+    #[test]
+    fn addresses_are_taken_in_every_form() {
+        let line = "--listen 192.0.2.1 --listen 192.0.2.1:99 --listen [2001:db8::1]:98 \
+                    --listen 2001:db8::2 --listen 192.0.2.1";
+        let expected = ["192.0.2.1:3240", "192.0.2.1:99", "[2001:db8::1]:98", "[2001:db8::2]:3240"];
+        assert_eq!(listens(&args(line).config().expect("good")), expected);
+        let error = args("-6 --listen 192.0.2.1").config().expect_err("no IPv6 address");
+        assert_eq!(error.exit_code(), 2);
+    }
+
+    #[test]
+    fn lists_of_devices_and_ranges() {
+        let line = "--simulate zero:pace=none,zero:speed=full --simulate zero -b 1-1 -b 2-1.4 \
+                    --allow 10.0.0.0/8 --allow ::1 --cores 3 --reactor io-uring --force";
+        let config = args(line).config().expect("good");
+        assert_eq!(config.simulate, ["zero:pace=none", "zero:speed=full", "zero"]);
+        assert_eq!(config.bus_ids, ["1-1", "2-1.4"]);
+        assert_eq!(config.allow.len(), 2);
+        assert_eq!((config.cores, config.reactor), (3, ReactorChoice::IoUring));
+        assert!(config.force);
+    }
+
+    #[test]
+    fn the_open_network_needs_a_word() {
+        let config = args("-b 1-1 --listen 0.0.0.0").config().expect("parsed");
+        assert!(config.check().expect_err("open").to_string().contains("--allow"));
+    }
+
+    #[test]
+    fn the_stock_daemon_is_open_unless_told() {
+        let config = args("-b 1-1").stock_config().expect("good");
+        assert_eq!(listens(&config), ["0.0.0.0:3240", "[::]:3240"]);
+        assert!(config.check().is_ok());
+        assert!(config.admits("203.0.113.1".parse().expect("an address")));
+        let config = args("-4 -b 1-1 --allow 10.0.0.0/8").stock_config().expect("good");
+        assert_eq!(listens(&config), ["0.0.0.0:3240"]);
+        assert!(!config.admits("203.0.113.1".parse().expect("an address")));
+        let config = args("-b 1-1 --listen 0.0.0.0").stock_config().expect("good");
+        assert!(config.check().is_err(), "who names an address names who may connect");
+    }
+
+    #[test]
+    fn the_stock_letters() {
+        let args = args("-4 -D -d -P/tmp/x.pid -t 7");
+        assert!(args.daemon && args.debug);
+        assert_eq!(args.pid.as_deref(), Some(Path::new("/tmp/x.pid")));
+        assert_eq!(args.at.tcp_port, 7);
+        let args = self::args("-P");
+        assert_eq!(args.pid.as_deref(), Some(Path::new("/var/run/usbipd.pid")));
+    }
+
+    #[test]
+    fn cores_have_bounds() {
+        for cores in ["0", "1025", "x"] {
+            assert!(Line::try_parse_from(["serve", "--cores", cores]).is_err());
+        }
+    }
+
+    #[test]
+    fn a_pid_file_lives_as_long_as_the_server() {
+        let path = std::env::temp_dir().join(format!("pid-file-{}", std::process::id()));
+        let file = PidFile::write(path.clone()).expect("written");
+        let text = std::fs::read_to_string(&path).expect("there");
+        assert_eq!(text, format!("{}\n", std::process::id()));
+        drop(file);
+        assert!(!path.exists());
+    }
+}

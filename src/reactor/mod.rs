@@ -1,0 +1,5 @@
+//! The loop of one core, and which kernel interface it runs on.
+
+pub mod mailbox;
+pub mod select;
+pub mod turn;

@@ -1,0 +1,437 @@
+//! One core of the server: its connections, and on core 0 the door and the exports.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use usbip_fast_native::{Arena, Completion, Doorbell, Handle, Outcome, Reactor};
+
+use crate::device::{Opener, Remains};
+use crate::limits;
+use crate::reactor::mailbox::{Receiver, Sender};
+use crate::reactor::turn::{self, Next};
+use crate::serve::door::{self, Door};
+use crate::serve::greeting::{Greeting, Progress};
+use crate::serve::session::{Epitaph, Io, Session, kind};
+use crate::serve::table::{Key, Table};
+use crate::session::handshake::Request;
+use crate::usb::identity::DeviceDescription;
+use crate::wire::op;
+
+/// What cores tell each other.
+pub enum Message {
+    /// To the core of a new session.
+    Start(Box<NewSession>),
+    /// To core 0: a session is over.
+    Ended {
+        /// The core that had it.
+        core: usize,
+        /// The device.
+        bus_id: String,
+        /// What goes back to the export.
+        remains: Remains,
+    },
+    /// To all cores: end the sessions, then stop.
+    Stop,
+    /// To core 0: this core has stopped.
+    Stopped,
+}
+
+/// A session on its way to its core.
+pub struct NewSession {
+    /// The connection; its request has been read, nothing has been answered.
+    pub socket: OwnedFd,
+    /// Who it is.
+    pub peer: SocketAddr,
+    /// Opens the device.
+    pub opener: Opener,
+    /// The device.
+    pub description: DeviceDescription,
+}
+
+/// How one core is set up.
+pub struct CoreSetup {
+    /// 0 for the core with the door.
+    pub index: usize,
+    /// Messages for this core.
+    pub mail: Receiver<Message>,
+    /// Mailboxes of all cores by index; the own one is there and not used.
+    pub cores: Vec<Sender<Message>>,
+    /// The bell that helper threads of devices ring.
+    pub doorbell: Doorbell,
+    /// Only on core 0.
+    pub door: Option<Door>,
+}
+
+/// One core of the server.
+pub struct Core {
+    index: usize,
+    mail: Receiver<Message>,
+    cores: Vec<Sender<Message>>,
+    doorbell: Doorbell,
+    door: Option<Door>,
+    arena: Arena,
+    connections: Table<Connection>,
+    sessions: Vec<Key>,
+    /// Greetings in the order in which their time is over; entries may be gone already.
+    greetings: VecDeque<(Duration, Key)>,
+    /// Messages that did not fit into a full mailbox, to be tried again.
+    unsent: VecDeque<(usize, Message)>,
+    stopping: bool,
+}
+
+enum Connection {
+    Greeting(Greeting),
+    Session(Box<Session>),
+}
+
+impl Core {
+    /// A core that has not run yet.
+    #[must_use]
+    pub fn new(setup: CoreSetup) -> Self {
+        let CoreSetup { index, mail, cores, doorbell, door } = setup;
+        Self {
+            index,
+            mail,
+            cores,
+            doorbell,
+            door,
+            arena: Arena::new(limits::ARENA_BYTES),
+            connections: Table::new(),
+            sessions: Vec::new(),
+            greetings: VecDeque::new(),
+            unsent: VecDeque::new(),
+            stopping: false,
+        }
+    }
+
+    /// Whether the core ended because its time to stop was over, with devices not given back.
+    #[must_use]
+    pub fn was_cut_short(&self) -> bool {
+        self.door.as_ref().is_some_and(Door::was_cut_short)
+    }
+
+    fn handle_door(&mut self, completion: Completion, reactor: &mut dyn Reactor, now: Duration) {
+        let door = self.door.as_mut().expect("only core 0 has tokens of the door");
+        if completion.token.kind() == door::kind::SIGNAL {
+            door.handle_signal(reactor, now);
+            return;
+        }
+        let listener = completion.token.index();
+        match completion.result {
+            Ok(Outcome::Accepted(socket, peer)) => {
+                if door.admits(peer, self.connections.len(), now) {
+                    self.greet(socket, peer, reactor, now);
+                }
+            }
+            Ok(other) => unreachable!("an accept does not end with {other:?}"),
+            Err(error) => door.handle_accept_error(error, now),
+        }
+        let door = self.door.as_mut().expect("checked above");
+        door.accept_again(listener, reactor);
+    }
+
+    fn greet(
+        &mut self,
+        socket: Handle,
+        peer: SocketAddr,
+        reactor: &mut dyn Reactor,
+        now: Duration,
+    ) {
+        if let Err(error) = usbip_fast_native::socket::tune(&socket) {
+            tracing::info!(%peer, "the connection failed at once: {error}");
+            return;
+        }
+        // The key must be known to the greeting before it is in the table.
+        let key = self.connections.next_key();
+        let mut io = Io { reactor, arena: &self.arena, now };
+        let greeting = Greeting::new(key, peer, socket, &mut io);
+        self.greetings.push_back((greeting.deadline(), key));
+        let entered = self.connections.insert(Connection::Greeting(greeting));
+        assert_eq!(entered, key, "nothing was entered in between");
+    }
+
+    fn handle_progress(
+        &mut self,
+        key: Key,
+        progress: Progress,
+        reactor: &mut dyn Reactor,
+        now: Duration,
+    ) {
+        match progress {
+            Progress::Going => {}
+            Progress::Ended(error) => {
+                let Some(Connection::Greeting(greeting)) = self.connections.remove(key) else {
+                    unreachable!("a greeting made progress")
+                };
+                if let Some(error) = error {
+                    tracing::info!(peer = %greeting.peer, "{error}");
+                }
+            }
+            Progress::Asked(request) => self.answer(key, &request, reactor, now),
+        }
+    }
+
+    /// Core 0: a request is complete.
+    fn answer(&mut self, key: Key, request: &Request, reactor: &mut dyn Reactor, now: Duration) {
+        let Some(Connection::Greeting(greeting)) = self.connections.get_mut(key) else {
+            unreachable!("a greeting has asked")
+        };
+        let door = self.door.as_mut().expect("greetings live on core 0");
+        let reply = match request {
+            Request::DeviceList => {
+                let mut reply = Vec::new();
+                op::devlist_reply(&door.exports.available(), &mut reply);
+                reply
+            }
+            Request::Import(bus_id) => match door.exports.reserve(bus_id, greeting.peer) {
+                Ok((opener, description)) => {
+                    return self.start_session(key, opener, description, reactor, now);
+                }
+                Err(refusal) => {
+                    tracing::info!(peer = %greeting.peer, "import refused: {refusal}");
+                    op::import_refusal(refusal.status()).to_vec()
+                }
+            },
+        };
+        let mut io = Io { reactor, arena: &self.arena, now };
+        let progress = greeting.reply(&reply, &mut io);
+        let deadline = greeting.deadline();
+        self.greetings.push_back((deadline, key));
+        self.handle_progress(key, progress, reactor, now);
+    }
+
+    /// Core 0: brings a session to the core that has the fewest.
+    fn start_session(
+        &mut self,
+        key: Key,
+        opener: Opener,
+        description: DeviceDescription,
+        reactor: &mut dyn Reactor,
+        now: Duration,
+    ) {
+        let Some(Connection::Greeting(greeting)) = self.connections.remove(key) else {
+            unreachable!("a greeting has asked")
+        };
+        let peer = greeting.peer;
+        let socket = greeting.into_socket();
+        let door = self.door.as_mut().expect("greetings live on core 0");
+        let core = door.place_session();
+        tracing::info!(%peer, bus_id = description.bus_id, core, "import");
+        if core == self.index {
+            self.open_session(socket, peer, opener, &description, reactor, now);
+            return;
+        }
+        let socket = socket.into_owned().expect("a socket with nothing in flight has one owner");
+        let session = NewSession { socket, peer, opener, description };
+        self.tell(core, Message::Start(Box::new(session)));
+    }
+
+    fn open_session(
+        &mut self,
+        socket: Handle,
+        peer: SocketAddr,
+        opener: Opener,
+        description: &DeviceDescription,
+        reactor: &mut dyn Reactor,
+        now: Duration,
+    ) {
+        let device = opener(&self.doorbell);
+        let key = self.connections.next_key();
+        let mut session = Session::new(key, peer, socket, device, description, now);
+        if self.stopping {
+            session.stop("the server stops");
+        }
+        let entered = self.connections.insert(Connection::Session(Box::new(session)));
+        assert_eq!(entered, key, "nothing was entered in between");
+        self.sessions.push(key);
+        // What it can do at once it does in this turn.
+        let _ = (reactor, now);
+    }
+
+    fn read_mail(&mut self, reactor: &mut dyn Reactor, now: Duration) {
+        while let Some(message) = self.mail.try_receive() {
+            match message {
+                Message::Start(new) => {
+                    let NewSession { socket, peer, opener, description } = *new;
+                    let socket = Handle::new(socket);
+                    self.open_session(socket, peer, opener, &description, reactor, now);
+                }
+                Message::Ended { core, bus_id, remains } => {
+                    self.door_mut().session_ended(core, &bus_id, remains);
+                }
+                Message::Stop => self.stop_sessions(),
+                Message::Stopped => self.door_mut().core_stopped(),
+            }
+        }
+    }
+
+    fn door_mut(&mut self) -> &mut Door {
+        self.door.as_mut().expect("only core 0 gets such messages")
+    }
+
+    fn stop_sessions(&mut self) {
+        self.stopping = true;
+        for &key in &self.sessions {
+            if let Some(Connection::Session(session)) = self.connections.get_mut(key) {
+                session.stop("the server stops");
+            }
+        }
+    }
+
+    fn settle_sessions(&mut self, rung: bool, reactor: &mut dyn Reactor, now: Duration) -> bool {
+        let mut more = false;
+        let mut at = 0;
+        while let Some(&key) = self.sessions.get(at) {
+            let Some(Connection::Session(session)) = self.connections.get_mut(key) else {
+                unreachable!("the list of sessions names sessions")
+            };
+            let mut io = Io { reactor, arena: &self.arena, now };
+            more |= session.settle(rung, &mut io);
+            if session.is_closed() {
+                self.sessions.swap_remove(at);
+                self.bury(key, now);
+            } else {
+                at += 1;
+            }
+        }
+        more
+    }
+
+    fn bury(&mut self, key: Key, now: Duration) {
+        let Some(Connection::Session(session)) = self.connections.remove(key) else {
+            unreachable!("a session was closed")
+        };
+        let epitaph = session.into_epitaph(now);
+        log_end(&epitaph);
+        let Epitaph { bus_id, remains, .. } = epitaph;
+        match &mut self.door {
+            Some(door) => door.session_ended(self.index, &bus_id, remains),
+            None => self.tell(0, Message::Ended { core: self.index, bus_id, remains }),
+        }
+        if self.sessions.is_empty() {
+            self.arena.trim();
+        }
+    }
+
+    fn time_out_greetings(&mut self, reactor: &mut dyn Reactor, now: Duration) {
+        while let Some(&(deadline, key)) = self.greetings.front() {
+            if deadline > now {
+                return;
+            }
+            self.greetings.pop_front();
+            let Some(Connection::Greeting(greeting)) = self.connections.get_mut(key) else {
+                continue;
+            };
+            let mut io = Io { reactor, arena: &self.arena, now };
+            if let Some(error) = greeting.handle_timeout(&mut io) {
+                tracing::info!(peer = %greeting.peer, "{error}");
+            }
+        }
+    }
+
+    fn tell(&mut self, core: usize, message: Message) {
+        self.unsent.push_back((core, message));
+        self.send_mail();
+    }
+
+    fn send_mail(&mut self) {
+        while let Some((core, message)) = self.unsent.pop_front() {
+            if let Err(message) = self.cores[core].try_send(message) {
+                // The other core is behind; its mail is tried again in the next turn.
+                self.unsent.push_front((core, message));
+                return;
+            }
+        }
+    }
+
+    /// Whether the core can stop. Core 0 is the last.
+    fn is_done(&mut self, reactor: &mut dyn Reactor, now: Duration) -> bool {
+        if let Some(door) = &mut self.door {
+            if door.wants_to_stop() && !self.stopping {
+                door.close(reactor);
+                self.stop_sessions();
+                for core in 1..self.cores.len() {
+                    self.unsent.push_back((core, Message::Stop));
+                }
+                self.send_mail();
+            }
+            let door = self.door.as_ref().expect("checked above");
+            return self.stopping && (door.is_empty(self.cores.len()) || door.is_overdue(now));
+        }
+        if self.stopping && self.sessions.is_empty() && self.mail_is_out() {
+            self.tell(0, Message::Stopped);
+            return self.mail_is_out();
+        }
+        false
+    }
+
+    fn mail_is_out(&self) -> bool {
+        self.unsent.is_empty()
+    }
+}
+
+impl turn::Core for Core {
+    fn deadline(&self) -> Option<Duration> {
+        let greeting = self.greetings.front().map(|&(deadline, _)| deadline);
+        let sessions = self.sessions.iter().filter_map(|&key| match self.connections.get(key) {
+            Some(Connection::Session(session)) => session.deadline(),
+            _ => None,
+        });
+        let door = self.door.as_ref().and_then(Door::deadline);
+        greeting.into_iter().chain(door).chain(sessions).min()
+    }
+
+    fn handle(&mut self, completion: Completion, reactor: &mut dyn Reactor, now: Duration) {
+        let token = completion.token;
+        if token.kind() >= door::kind::FIRST {
+            return self.handle_door(completion, reactor, now);
+        }
+        assert!(token.kind() <= kind::DEVICE, "a completion of nobody: {token:?}");
+        let key = Key { index: token.index(), generation: token.generation() };
+        let mut io = Io { reactor, arena: &self.arena, now };
+        match self.connections.get_mut(key) {
+            Some(Connection::Session(session)) => session.handle(completion, &mut io),
+            Some(Connection::Greeting(greeting)) => {
+                let progress = greeting.handle(completion, &mut io);
+                self.handle_progress(key, progress, reactor, now);
+            }
+            None => unreachable!("a connection stays until its operations are back: {token:?}"),
+        }
+    }
+
+    fn settle(&mut self, rung: bool, reactor: &mut dyn Reactor, now: Duration) -> Next {
+        if rung {
+            self.read_mail(reactor, now);
+        }
+        self.send_mail();
+        self.time_out_greetings(reactor, now);
+        if let Some(door) = &mut self.door {
+            door.start(reactor);
+            door.handle_deadline(reactor, now);
+        }
+        let more = self.settle_sessions(rung, reactor, now);
+        if self.is_done(reactor, now) {
+            return Next::Stop;
+        }
+        if more || !self.unsent.is_empty() { Next::Again } else { Next::Sleep }
+    }
+}
+
+/// The one log line of a session: why, how long, how much.
+fn log_end(epitaph: &Epitaph) {
+    let Epitaph { bus_id, peer, end, duration, counters, .. } = epitaph;
+    tracing::info!(
+        %peer,
+        bus_id,
+        seconds = duration.as_secs_f64(),
+        urbs = counters.urbs,
+        bytes_in = counters.bytes_in,
+        bytes_out = counters.bytes_out,
+        errors = counters.errors,
+        unlinks = counters.unlinks,
+        packet_errors = counters.packet_errors,
+        "session ended: {end}"
+    );
+}

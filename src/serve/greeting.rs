@@ -1,0 +1,173 @@
+//! A connection before it has a session: its request arrives, and perhaps a reply leaves.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use usbip_fast_native::{Block, Completion, Handle, Op, OsError, Outcome, Piece, Token};
+
+use crate::serve::session::{Io, kind};
+use crate::serve::table::Key;
+use crate::session::handshake::{Handshake, HandshakeError, REQUEST_BYTES, Request};
+
+/// A peer has this long to take the reply to its request.
+const REPLY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A connection that has not asked for a device yet, or was told that it cannot have it.
+pub struct Greeting {
+    key: Key,
+    /// Who has connected.
+    pub peer: SocketAddr,
+    socket: Handle,
+    step: Step,
+    in_flight: Option<u8>,
+}
+
+enum Step {
+    Asking { handshake: Handshake, buffer: Option<Block> },
+    Replying { deadline: Duration },
+    Ended,
+}
+
+/// What a completion has led to.
+pub enum Progress {
+    /// Nothing to be done.
+    Going,
+    /// The peer has asked for this; answer with [`Greeting::reply`] or take the socket.
+    Asked(Request),
+    /// The connection can be dropped.
+    Ended(Option<GreetingError>),
+}
+
+/// Why a connection ended without having been served.
+#[derive(Debug, thiserror::Error)]
+pub enum GreetingError {
+    /// The request.
+    #[error(transparent)]
+    Handshake(#[from] HandshakeError),
+    /// The connection.
+    #[error("the connection failed: {0}")]
+    Network(OsError),
+    /// The core has no block left.
+    #[error("no memory for another connection")]
+    NoMemory,
+}
+
+impl Greeting {
+    /// A connection accepted at `io.now`; starts to read its request.
+    pub fn new(key: Key, peer: SocketAddr, socket: Handle, io: &mut Io<'_>) -> Self {
+        let handshake = Handshake::new(io.now);
+        let buffer = io.arena.take(REQUEST_BYTES).map(Block::from);
+        let step = Step::Asking { handshake, buffer };
+        let mut greeting = Self { key, peer, socket, step, in_flight: None };
+        greeting.read(io);
+        greeting
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) is due.
+    #[must_use]
+    pub fn deadline(&self) -> Duration {
+        match &self.step {
+            Step::Asking { handshake, .. } => handshake.deadline(),
+            Step::Replying { deadline } => *deadline,
+            Step::Ended => Duration::MAX,
+        }
+    }
+
+    /// Takes a completion of one of this connection's tokens.
+    pub fn handle(&mut self, completion: Completion, io: &mut Io<'_>) -> Progress {
+        self.in_flight = None;
+        if matches!(self.step, Step::Ended) {
+            return Progress::Ended(None);
+        }
+        let count = match completion.result {
+            Ok(Outcome::Moved(count)) => count,
+            Ok(other) => unreachable!("no operation of a greeting ends with {other:?}"),
+            Err(error) => return self.end(Some(GreetingError::Network(error))),
+        };
+        let [Some(mut piece), None] = completion.pieces else {
+            unreachable!("a greeting moves one piece at a time")
+        };
+        match &mut self.step {
+            Step::Asking { handshake, buffer } => {
+                let bytes = &piece.block.as_ref()[..count];
+                let asked = handshake.handle_received(bytes);
+                *buffer = Some(piece.block);
+                match asked {
+                    Ok(Some(request)) => Progress::Asked(request),
+                    Ok(None) => self.read(io),
+                    Err(HandshakeError::PeerClosed) if count == 0 => self.end(None),
+                    Err(error) => self.end(Some(error.into())),
+                }
+            }
+            Step::Replying { .. } => {
+                piece.range.start += count;
+                if piece.range.is_empty() {
+                    return self.end(None);
+                }
+                self.send(piece, io);
+                Progress::Going
+            }
+            Step::Ended => unreachable!("returned above"),
+        }
+    }
+
+    /// Ends the connection if its time is over. The operation in flight still comes back.
+    pub fn handle_timeout(&mut self, io: &mut Io<'_>) -> Option<GreetingError> {
+        if io.now < self.deadline() {
+            return None;
+        }
+        if let Some(kind) = self.in_flight {
+            io.reactor.cancel(self.token(kind));
+        }
+        self.step = Step::Ended;
+        Some(HandshakeError::TimedOut.into())
+    }
+
+    /// Sends `bytes`, then ends.
+    pub fn reply(&mut self, bytes: &[u8], io: &mut Io<'_>) -> Progress {
+        let Some(block) = io.arena.take(bytes.len()) else {
+            return self.end(Some(GreetingError::NoMemory));
+        };
+        let mut block = Block::from(block);
+        block.as_mut()[..bytes.len()].copy_from_slice(bytes);
+        self.step = Step::Replying { deadline: io.now + REPLY_TIMEOUT };
+        self.send(Piece { block, range: 0..bytes.len() }, io);
+        Progress::Going
+    }
+
+    /// Takes the socket over, for a session; nothing is in flight on it.
+    #[must_use]
+    pub fn into_socket(self) -> Handle {
+        assert!(self.in_flight.is_none(), "a request is complete before its socket moves on");
+        self.socket
+    }
+
+    fn end(&mut self, error: Option<GreetingError>) -> Progress {
+        self.step = Step::Ended;
+        Progress::Ended(error)
+    }
+
+    fn token(&self, kind: u8) -> Token {
+        Token::new(kind, self.key.generation, self.key.index)
+    }
+
+    fn read(&mut self, io: &mut Io<'_>) -> Progress {
+        let Step::Asking { handshake, buffer } = &mut self.step else {
+            unreachable!("only a request is read")
+        };
+        let Some(block) = buffer.take() else { return self.end(Some(GreetingError::NoMemory)) };
+        let piece = Piece { block, range: 0..handshake.wanted_bytes() };
+        self.in_flight = Some(kind::RECEIVE);
+        let socket = self.socket.clone();
+        let op = Op::Receive { socket, pieces: [Some(piece), None] };
+        io.reactor.submit(op, self.token(kind::RECEIVE));
+        Progress::Going
+    }
+
+    fn send(&mut self, piece: Piece, io: &mut Io<'_>) {
+        self.in_flight = Some(kind::SEND);
+        let socket = self.socket.clone();
+        let op = Op::Send { socket, pieces: [Some(piece), None] };
+        io.reactor.submit(op, self.token(kind::SEND));
+    }
+}

@@ -1,0 +1,200 @@
+//! The server: cores, the door, sessions, put together.
+
+mod core;
+mod door;
+mod exports;
+mod greeting;
+pub mod session;
+pub mod table;
+
+use std::net::SocketAddr;
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+
+use usbip_fast_native::backend::Options;
+use usbip_fast_native::{Handle, Reactor, affinity, clock, process, signal, socket};
+
+use crate::config::{ReactorChoice, ServeConfig};
+use crate::device::gadget::simulate;
+use crate::device::usbfs::UsbfsExport;
+use crate::error::Error;
+use crate::limits;
+use crate::reactor::mailbox::{self, Receiver, Sender};
+use crate::reactor::{select, turn};
+
+use self::core::{Core, CoreSetup, Message};
+use self::door::Door;
+use self::exports::Exports;
+
+/// Connections that may wait in a listener's queue.
+const BACKLOG: u16 = 1024;
+
+/// Descriptors for all connections and what else is open.
+const DESCRIPTORS: u64 = 2 * limits::CONNECTIONS as u64;
+
+/// Messages that may wait for a core: a new session or an ended one each.
+const MAILBOX_MESSAGES: usize = 1024;
+
+/// Runs a server until a signal stops it. Called once, by the command line, on the main thread,
+/// which becomes core 0.
+///
+/// # Errors
+///
+/// What kept it from starting; everything begun is undone then. Or that devices were not given
+/// back in time when it stopped.
+pub fn run(config: &ServeConfig) -> Result<(), Error> {
+    config.check()?;
+    if let Err(error) = process::raise_descriptor_limit(DESCRIPTORS) {
+        tracing::warn!("the limit of open descriptors cannot be raised: {error}");
+    }
+    let exports = collect_exports(config)?;
+    let listeners = listen(&config.listen)?;
+    let signals = signal::Signals::catch()
+        .map_err(|error| Error::Failed(format!("signals cannot be awaited: {error}")))?;
+    for device in exports.all() {
+        tracing::info!(
+            "exporting {}: {:04x}:{:04x} {}",
+            device.bus_id,
+            device.vendor,
+            device.product,
+            device.product_name
+        );
+    }
+    let door = Door::new(listeners, signals, config, exports);
+    run_cores(config, door)
+}
+
+/// Simulated and real devices, as the command line names them.
+fn collect_exports(config: &ServeConfig) -> Result<Exports, Error> {
+    let mut exports = Exports::default();
+    let taken_twice = |bus_id| Error::Usage(format!("{bus_id} is named twice; name it once"));
+    let mut number: u8 = 0;
+    for text in &config.simulate {
+        for spec in simulate::parse(text).map_err(|error| Error::Usage(error.to_string()))? {
+            number = number.checked_add(1).ok_or_else(|| {
+                Error::Usage("at most 255 simulated devices; name fewer".to_owned())
+            })?;
+            exports.add(spec.export(number)).map_err(taken_twice)?;
+        }
+    }
+    for bus_id in &config.bus_ids {
+        let export = UsbfsExport::new(bus_id, config.force).map_err(Error::Failed)?;
+        exports.add(Box::new(export)).map_err(taken_twice)?;
+    }
+    Ok(exports)
+}
+
+fn listen(addresses: &[SocketAddr]) -> Result<Vec<Handle>, Error> {
+    let mut listeners = Vec::new();
+    for &address in addresses {
+        let listener = socket::listen(address, BACKLOG).map_err(|error| {
+            let advice = format!("usbip-fast serve --listen {}:PORT", address.ip());
+            Error::with_advice(format!("cannot listen at {address}: {error}"), &advice)
+        })?;
+        let bound = socket::local_address(&listener).unwrap_or(address);
+        tracing::info!("listening at {bound}");
+        listeners.push(listener);
+    }
+    Ok(listeners)
+}
+
+/// Brings up one thread per further core, then runs core 0 here.
+fn run_cores(config: &ServeConfig, door: Door) -> Result<(), Error> {
+    let mut reactor = open_reactor(config)?;
+    let (own_mail, mail) = mailbox::channel(MAILBOX_MESSAGES, reactor.doorbell());
+    let mut senders = vec![own_mail];
+    let mut others = Vec::new();
+    for index in 1..config.cores {
+        let (sender, other) = start_core(index, config)?;
+        senders.push(sender);
+        others.push(other);
+    }
+    for other in &others {
+        // A core that is gone already shows when it is joined.
+        let _ = other.peers.send(senders.clone());
+    }
+    let index = 0;
+    let result = run_core(index, config, &mut *reactor, mail, senders, Some(door));
+    if result.is_ok() {
+        for other in others {
+            other.thread.join().map_err(|_| Error::Failed("a core has failed".to_owned()))?;
+        }
+    }
+    result
+}
+
+/// A core on a thread of its own that waits for the mailboxes of the others.
+struct OtherCore {
+    peers: mpsc::Sender<Vec<Sender<Message>>>,
+    thread: JoinHandle<()>,
+}
+
+/// Starts the thread of a core; its reactor is made there, because it belongs to that thread.
+fn start_core(index: usize, config: &ServeConfig) -> Result<(Sender<Message>, OtherCore), Error> {
+    let (ready, made) = mpsc::channel();
+    let (peers, wait_for_peers) = mpsc::channel();
+    let config = config.clone();
+    let body = move || {
+        let opened = open_reactor(&config).map(|reactor| {
+            let (sender, mail) = mailbox::channel(MAILBOX_MESSAGES, reactor.doorbell());
+            (reactor, sender, mail)
+        });
+        let (mut reactor, mail) = match opened {
+            Ok((reactor, sender, mail)) => {
+                if ready.send(Ok(sender)).is_err() {
+                    return;
+                }
+                (reactor, mail)
+            }
+            Err(error) => {
+                let _ = ready.send(Err(error));
+                return;
+            }
+        };
+        // The server gave up starting if nobody sends the peers.
+        let Ok(senders) = wait_for_peers.recv() else { return };
+        if let Err(error) = run_core(index, &config, &mut *reactor, mail, senders, None) {
+            tracing::error!("core {index}: {error}");
+        }
+    };
+    let thread = affinity::spawn(&format!("usbip-core-{index}"), body)
+        .map_err(|error| Error::Failed(format!("core {index} cannot start: {error}")))?;
+    let lost = |_| Error::Failed(format!("core {index} ended while starting"));
+    let sender = made.recv().map_err(lost)??;
+    Ok((sender, OtherCore { peers, thread }))
+}
+
+fn open_reactor(config: &ServeConfig) -> Result<Box<dyn Reactor>, Error> {
+    let choice = match config.reactor {
+        ReactorChoice::Auto => select::Choice::Auto,
+        ReactorChoice::IoUring => select::Choice::IoUring,
+        ReactorChoice::Epoll => select::Choice::Epoll,
+        ReactorChoice::Kqueue => select::Choice::Kqueue,
+    };
+    let (reactor, selection) = select::open(choice, &Options::default())
+        .map_err(|error| Error::Failed(error.to_string()))?;
+    tracing::info!("reactor: {selection}");
+    Ok(reactor)
+}
+
+fn run_core(
+    index: usize,
+    config: &ServeConfig,
+    reactor: &mut dyn Reactor,
+    mail: Receiver<Message>,
+    cores: Vec<Sender<Message>>,
+    door: Option<Door>,
+) -> Result<(), Error> {
+    if config.cores > 1 && !affinity::pin(index) {
+        tracing::warn!("core {index} cannot be pinned and runs anywhere");
+    }
+    let doorbell = reactor.doorbell();
+    let mut core = Core::new(CoreSetup { index, mail, cores, doorbell, door });
+    turn::run(reactor, &mut core, clock::now);
+    if core.was_cut_short() {
+        return Err(Error::Failed(
+            "the server ended with devices not given back; see: usbip-fast list -l".to_owned(),
+        ));
+    }
+    Ok(())
+}

@@ -1,0 +1,420 @@
+//! One import: the exporter session, its socket and its device, driven by completions.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use usbip_fast_native::{Arena, Block, Completion, Handle, Op, Outcome, Piece, Reactor, Token};
+
+use crate::device::{Device, DeviceState, Remains};
+use crate::limits;
+use crate::serve::table::Key;
+use crate::session::exporter::{Counters, Exporter, SessionEnd, Transmit};
+use crate::usb::endpoint::EndpointMap;
+use crate::usb::identity::DeviceDescription;
+use crate::wire::op;
+
+/// Kinds of the tokens of connections; the index is the connection's place on its core.
+pub mod kind {
+    /// A receive on the connection's socket.
+    pub const RECEIVE: u8 = 1;
+    /// A send on the connection's socket.
+    pub const SEND: u8 = 2;
+    /// Readiness of the session's device.
+    pub const DEVICE: u8 = 3;
+}
+
+/// URBs taken from a device in one turn, so that a busy one leaves time to the others.
+const REAP_BUDGET: usize = 64;
+
+/// How long the last answers may take to leave once the session is over.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long a device may take to close before it is complained about.
+pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What a session shares with the others of its core.
+pub struct Io<'a> {
+    /// The core's reactor.
+    pub reactor: &'a mut dyn Reactor,
+    /// The core's memory.
+    pub arena: &'a Arena,
+    /// The time of this turn.
+    pub now: Duration,
+}
+
+/// A connection that has asked for a device.
+pub struct Session {
+    key: Key,
+    peer: SocketAddr,
+    bus_id: String,
+    socket: Handle,
+    device: Box<dyn Device>,
+    exporter: Exporter<Block>,
+    phase: Phase,
+    started: Duration,
+    receive_buffer: Option<Block>,
+    send_buffer: Option<Block>,
+    /// What a short send has left over.
+    unsent: [Option<Piece>; 2],
+    receiving: bool,
+    sending: bool,
+    polling: bool,
+}
+
+/// Where a session is in its life.
+#[derive(Debug)]
+enum Phase {
+    /// The device is being taken; the peer waits for OP_REP_IMPORT.
+    Opening { reply: Box<[u8; op::IMPORT_REPLY_BYTES]> },
+    /// URBs flow.
+    Running,
+    /// Over; what is in flight comes back.
+    Closing { since: Duration, warned: bool },
+    /// Nothing is in flight and the device is restored.
+    Closed,
+}
+
+/// How a session went, for the log and for whoever keeps the exports.
+pub struct Epitaph {
+    /// The device.
+    pub bus_id: String,
+    /// Who had it.
+    pub peer: SocketAddr,
+    /// Why it ended.
+    pub end: SessionEnd,
+    /// How long it lasted.
+    pub duration: Duration,
+    /// What it did.
+    pub counters: Counters,
+    /// What is left of the device.
+    pub remains: Remains,
+}
+
+impl Session {
+    /// Starts a session on a device that is opening or open. The import is answered when the
+    /// device is ready.
+    #[must_use]
+    pub fn new(
+        key: Key,
+        peer: SocketAddr,
+        socket: Handle,
+        device: Box<dyn Device>,
+        description: &DeviceDescription,
+        now: Duration,
+    ) -> Self {
+        let endpoints = EndpointMap::new(&description.descriptors, description.configuration);
+        Self {
+            key,
+            peer,
+            bus_id: description.bus_id.clone(),
+            socket,
+            device,
+            exporter: Exporter::new(description.device_id(), endpoints),
+            phase: Phase::Opening { reply: Box::new(op::import_reply(description)) },
+            started: now,
+            receive_buffer: None,
+            send_buffer: None,
+            unsent: [None, None],
+            receiving: false,
+            sending: false,
+            polling: false,
+        }
+    }
+
+    /// Takes a completion of one of this session's tokens. [`settle`](Self::settle) must follow in
+    /// the same turn.
+    pub fn handle(&mut self, completion: Completion, io: &mut Io<'_>) {
+        match completion.token.kind() {
+            kind::RECEIVE => self.handle_received(completion, io),
+            kind::SEND => self.handle_sent(completion),
+            kind::DEVICE => {
+                self.polling = false;
+                if let Ok(Outcome::Ready(events)) = completion.result {
+                    self.device.handle_ready(events, io.now);
+                }
+            }
+            other => unreachable!("tokens of kind {other} are not a session's"),
+        }
+    }
+
+    /// Moves everything on that can move. Returns whether work is left over the budget.
+    pub fn settle(&mut self, rung: bool, io: &mut Io<'_>) -> bool {
+        if rung {
+            self.device.handle_doorbell(io.now);
+        }
+        if self.device.deadline().is_some_and(|deadline| deadline <= io.now) {
+            self.device.handle_deadline(io.now);
+        }
+        if let Phase::Opening { .. } = self.phase {
+            self.finish_opening(io);
+        }
+        let more = self.exchange_with_device(io);
+        if self.device.state() == DeviceState::Gone {
+            self.exporter.handle_device_gone();
+        }
+        self.send_rest(io);
+        if matches!(self.phase, Phase::Running) {
+            self.start_send(io);
+            self.start_receive(io);
+            if self.exporter.end().is_some() {
+                self.begin_closing(io);
+            }
+        }
+        self.arm_device(io);
+        if let Phase::Closing { .. } = self.phase {
+            self.continue_closing(io);
+        }
+        more
+    }
+
+    /// When [`settle`](Self::settle) must run though nothing happened.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Duration> {
+        let own = match self.phase {
+            Phase::Closing { since, warned: false } if self.sending => Some(since + FLUSH_TIMEOUT),
+            Phase::Closing { since, warned: false } => Some(since + CLOSE_TIMEOUT),
+            _ => None,
+        };
+        own.into_iter().chain(self.device.deadline()).min()
+    }
+
+    /// Asks for the session to end from our side.
+    pub fn stop(&mut self, reason: &str) {
+        self.exporter.stop(SessionEnd::Local(reason.to_owned()));
+        if let Phase::Opening { .. } = self.phase {
+            self.phase = Phase::Running;
+        }
+    }
+
+    /// Whether the session can be taken apart.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        matches!(self.phase, Phase::Closed)
+    }
+
+    /// Takes the closed session apart.
+    #[must_use]
+    pub fn into_epitaph(self, now: Duration) -> Epitaph {
+        assert!(self.is_closed(), "a session is taken apart when nothing is in flight");
+        let end = self.exporter.end().cloned();
+        Epitaph {
+            bus_id: self.bus_id,
+            peer: self.peer,
+            end: end.expect("a closed session has an end"),
+            duration: now.saturating_sub(self.started),
+            counters: self.exporter.counters(),
+            remains: self.device.into_remains(),
+        }
+    }
+
+    fn token(&self, kind: u8) -> Token {
+        Token::new(kind, self.key.generation, self.key.index)
+    }
+
+    /// Answers the import once the device is ready, or refuses it.
+    fn finish_opening(&mut self, io: &mut Io<'_>) {
+        let refused = match self.device.state() {
+            DeviceState::Opening => return,
+            DeviceState::Ready => None,
+            DeviceState::Failed(reason) => Some(reason),
+            DeviceState::Gone | DeviceState::Closing | DeviceState::Closed => {
+                Some("the device is gone".to_owned())
+            }
+        };
+        let phase = std::mem::replace(&mut self.phase, Phase::Running);
+        let Phase::Opening { reply } = phase else { unreachable!("checked by the caller") };
+        let refusal = op::import_refusal(3);
+        let bytes: &[u8] = if refused.is_some() { &refusal } else { &reply[..] };
+        match io.arena.take(limits::SEND_BUFFER_BYTES) {
+            Some(buffer) => {
+                let mut block = Block::from(buffer);
+                block.as_mut()[..bytes.len()].copy_from_slice(bytes);
+                self.send([Some(Piece { block, range: 0..bytes.len() }), None], io);
+            }
+            None => self.stop("no memory for a session"),
+        }
+        if let Some(reason) = refused {
+            self.stop(&format!("the device could not be taken: {reason}"));
+        }
+    }
+
+    fn exchange_with_device(&mut self, io: &mut Io<'_>) -> bool {
+        while let Some((submission, block)) = self.exporter.poll_submission() {
+            self.device.submit(submission, block, io.now);
+        }
+        while let Some(slot) = self.exporter.poll_cancel() {
+            self.device.cancel(slot, io.now);
+        }
+        for _ in 0..REAP_BUDGET {
+            let Some(completed) = self.device.poll(io.now) else { return false };
+            self.exporter.handle_finished(completed.finished, completed.block);
+        }
+        true
+    }
+
+    fn arm_device(&mut self, io: &mut Io<'_>) {
+        if self.polling {
+            return;
+        }
+        if let Some((handle, interest)) = self.device.readiness() {
+            self.polling = true;
+            io.reactor.submit(Op::Poll { handle, interest }, self.token(kind::DEVICE));
+        }
+    }
+
+    fn start_receive(&mut self, io: &mut Io<'_>) {
+        if self.receiving || self.exporter.end().is_some() {
+            return;
+        }
+        let buffer = self.receive_buffer.take();
+        let buffer =
+            buffer.or_else(|| io.arena.take(limits::RECEIVE_BUFFER_BYTES).map(Block::from));
+        let Some(block) = buffer else { return self.stop("no memory for a receive buffer") };
+        let buffer = Piece { block, range: 0..limits::RECEIVE_BUFFER_BYTES };
+        let pieces = match self.exporter.poll_receive() {
+            Some((block, range)) => [Some(Piece { block, range }), Some(buffer)],
+            None => [Some(buffer), None],
+        };
+        self.receiving = true;
+        let socket = self.socket.clone();
+        io.reactor.submit(Op::Receive { socket, pieces }, self.token(kind::RECEIVE));
+    }
+
+    fn handle_received(&mut self, completion: Completion, io: &mut Io<'_>) {
+        self.receiving = false;
+        let (lent, buffer) = match completion.pieces {
+            [Some(lent), Some(buffer)] => (Some(lent), buffer),
+            [Some(buffer), None] => (None, buffer),
+            _ => unreachable!("a receive returns the pieces it was given"),
+        };
+        let count = match completion.result {
+            Ok(Outcome::Moved(count)) => count,
+            Ok(other) => unreachable!("a receive does not end with {other:?}"),
+            Err(error) => {
+                self.exporter.stop(SessionEnd::Network(error.to_string()));
+                0
+            }
+        };
+        let direct = lent.as_ref().map_or(0, |piece| piece.range.len()).min(count);
+        let Self { exporter, device, .. } = self;
+        let mut memory = |bytes| device.allocate(io.arena, bytes);
+        let bytes = &buffer.block.as_ref()[..count - direct];
+        exporter.handle_received(lent.map(|piece| (piece.block, direct)), bytes, &mut memory);
+        self.receive_buffer = Some(buffer.block);
+    }
+
+    fn start_send(&mut self, io: &mut Io<'_>) {
+        if self.sending || !self.exporter.has_transmit() {
+            // A session whose device is gone finds its end here, when all is answered.
+            if !self.sending {
+                let _ = self.exporter.poll_transmit(&mut []);
+            }
+            return;
+        }
+        let buffer = self.send_buffer.take();
+        let buffer = buffer.or_else(|| io.arena.take(limits::SEND_BUFFER_BYTES).map(Block::from));
+        let Some(mut buffer) = buffer else { return self.stop("no memory for a send buffer") };
+        let room = &mut buffer.as_mut()[..limits::SEND_BUFFER_BYTES];
+        let Transmit { buffered, block, .. } = self.exporter.poll_transmit(room);
+        let large = block.map(|(block, range)| Piece { block, range });
+        if buffered == 0 {
+            self.send_buffer = Some(buffer);
+            if large.is_some() {
+                self.send([large, None], io);
+            }
+            return;
+        }
+        self.send([Some(Piece { block: buffer, range: 0..buffered }), large], io);
+    }
+
+    /// Sends what a short send has left, unless the end of the session forbids it.
+    fn send_rest(&mut self, io: &mut Io<'_>) {
+        if self.sending || self.unsent[0].is_none() {
+            return;
+        }
+        let pieces = std::mem::take(&mut self.unsent);
+        if self.exporter.end().is_none() || self.ends_politely() {
+            self.send(pieces, io);
+        }
+    }
+
+    fn send(&mut self, pieces: [Option<Piece>; 2], io: &mut Io<'_>) {
+        assert!(!self.sending, "one send in flight per connection");
+        self.sending = true;
+        let socket = self.socket.clone();
+        io.reactor.submit(Op::Send { socket, pieces }, self.token(kind::SEND));
+    }
+
+    fn handle_sent(&mut self, completion: Completion) {
+        self.sending = false;
+        let mut count = match completion.result {
+            Ok(Outcome::Moved(count)) => count,
+            Ok(other) => unreachable!("a send does not end with {other:?}"),
+            Err(error) => {
+                self.exporter.stop(SessionEnd::Network(error.to_string()));
+                return;
+            }
+        };
+        let mut rest = [None, None];
+        for mut piece in completion.pieces.into_iter().flatten() {
+            let sent = count.min(piece.range.len());
+            count -= sent;
+            piece.range.start += sent;
+            if !piece.range.is_empty() {
+                let place = usize::from(rest[0].is_some());
+                rest[place] = Some(piece);
+            } else if piece.block.len() >= limits::SEND_BUFFER_BYTES && self.send_buffer.is_none() {
+                self.keep_send_buffer(piece.block);
+            }
+        }
+        self.unsent = rest;
+    }
+
+    /// A block of the arena that is large enough serves as the next send buffer; a device's block
+    /// goes back to the device.
+    fn keep_send_buffer(&mut self, block: Block) {
+        if let Block::Arena(_) = block {
+            self.send_buffer = Some(block);
+        }
+    }
+
+    fn begin_closing(&mut self, io: &mut Io<'_>) {
+        self.phase = Phase::Closing { since: io.now, warned: false };
+        if self.receiving {
+            io.reactor.cancel(self.token(kind::RECEIVE));
+        }
+        if self.sending && !self.ends_politely() {
+            io.reactor.cancel(self.token(kind::SEND));
+        }
+        self.device.close(io.now);
+        self.exchange_with_device(io);
+    }
+
+    /// Whether what is being sent should still reach the peer.
+    fn ends_politely(&self) -> bool {
+        matches!(self.exporter.end(), Some(SessionEnd::DeviceGone | SessionEnd::Local(_)))
+    }
+
+    fn continue_closing(&mut self, io: &mut Io<'_>) {
+        let Phase::Closing { since, warned } = self.phase else { return };
+        let elapsed = io.now.saturating_sub(since);
+        if self.sending && elapsed >= FLUSH_TIMEOUT {
+            io.reactor.cancel(self.token(kind::SEND));
+        }
+        let device_closed =
+            matches!(self.device.state(), DeviceState::Closed | DeviceState::Failed(_));
+        if device_closed && self.polling {
+            io.reactor.cancel(self.token(kind::DEVICE));
+        }
+        if device_closed && !self.receiving && !self.sending && !self.polling {
+            self.phase = Phase::Closed;
+        } else if elapsed >= CLOSE_TIMEOUT && !warned {
+            self.phase = Phase::Closing { since, warned: true };
+            tracing::warn!(
+                bus_id = self.bus_id,
+                "the device has not been given back for {} s: a call into its driver hangs",
+                elapsed.as_secs()
+            );
+        }
+    }
+}
