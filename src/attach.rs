@@ -111,9 +111,7 @@ pub enum AttachError {
         waited: Duration,
     },
     /// The connection ended while this system talked to the device.
-    #[error(
-        "the device left port {port} before it was ready; type: dmesg | tail, and see the server's log"
-    )]
+    #[error("the device left port {port} before it was ready; type: dmesg | tail")]
     PortEnded {
         /// The port.
         port: u32,
@@ -130,7 +128,8 @@ pub enum AttachError {
     },
     /// Nothing came in time.
     #[error(
-        "{server} did not answer within {} ms; is the TCP port right? type there: usbip-fast doctor",
+        "{server} did not answer within {} ms; is its TCP port right? \
+         type there: usbip-fast doctor",
         .waited.as_millis()
     )]
     Silent {

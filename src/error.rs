@@ -1,20 +1,11 @@
 //! What a command ends with: one line that names the cause and what to type next.
 
-use crate::attach::AttachError;
-use crate::host::HostError;
-
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A device could not be imported, or a server not be asked.
-    #[error(transparent)]
-    Attach(#[from] AttachError),
-    /// Something else; the text is one whole line with its advice.
+    /// Something could not be done; the text is one whole line with its advice.
     #[error("{0}")]
     Failed(String),
-    /// A host controller could not do what was asked.
-    #[error(transparent)]
-    Host(#[from] HostError),
     /// The answer could not be written where it should go.
     #[error("cannot write the output: {0}")]
     Output(#[from] std::io::Error),
@@ -38,11 +29,7 @@ impl Error {
     pub const fn exit_code(&self) -> u8 {
         match self {
             Self::Usage(_) => 2,
-            Self::Attach(_)
-            | Self::Failed(_)
-            | Self::Host(_)
-            | Self::Output(_)
-            | Self::Reported => 1,
+            Self::Failed(_) | Self::Output(_) | Self::Reported => 1,
         }
     }
 }

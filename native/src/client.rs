@@ -125,13 +125,6 @@ pub fn pause(duration: Duration) {
     std::thread::sleep(duration);
 }
 
-/// Whether this process runs with the rights of root.
-#[must_use]
-pub fn is_root() -> bool {
-    // SAFETY: geteuid has no precondition and cannot fail.
-    unsafe { libc::geteuid() == 0 }
-}
-
 fn left_until(deadline: Duration) -> io::Result<Duration> {
     match deadline.saturating_sub(clock::now()) {
         // A zero limit would mean none at all.

@@ -20,7 +20,8 @@ pub struct BenchArgs {
     #[arg(long, value_enum, default_value_t, value_name = "KIND", hide_possible_values = true)]
     pub transfer: Transfer,
     /// URBs in flight
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    #[arg(long, value_name = "N", default_value_t = 1,
+        value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub depth: u32,
     /// Bytes of each transfer; what suits the kind if left away
     #[arg(long, value_name = "BYTES")]

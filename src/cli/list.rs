@@ -82,7 +82,7 @@ struct Listed {
     exportable: Option<bool>,
     /// Local devices only: why not.
     #[serde(skip_serializing_if = "Option::is_none")]
-    obstacle: Option<&'static str>,
+    obstacle: Option<String>,
     #[serde(skip)]
     title: String,
 }
@@ -142,7 +142,7 @@ impl Listed {
             interfaces: of.interfaces.iter().copied().map(Into::into).collect(),
             drivers: Some(device.drivers.clone()),
             exportable: Some(device.obstacle.is_none()),
-            obstacle: device.obstacle,
+            obstacle: device.obstacle.clone(),
             title: names::describe(of.vendor, of.product, &of.manufacturer_name, &of.product_name),
         }
     }
@@ -224,8 +224,8 @@ fn print_text(words: &Words, listed: &[Listed], out: &mut dyn Write) -> io::Resu
         for (number, interface) in device.interfaces.iter().enumerate() {
             writeln!(out, "{indent}interface {number}: {}", interface.name)?;
         }
-        match device.obstacle {
-            Some(obstacle) => writeln!(out, "{indent}not exportable: {obstacle}")?,
+        match &device.obstacle {
+            Some(obstacle) => writeln!(out, "{indent}not to be exported: it {obstacle}")?,
             None => writeln!(out, "{indent}{} {bus_id}", words.command)?,
         }
     }
@@ -338,14 +338,17 @@ Devices exported by pi:3241 (2 devices)
             drivers: vec!["usbtest".into()],
             obstacle: None,
         };
-        let imported =
-            LocalDevice { obstacle: Some("imported"), drivers: Vec::new(), ..device.clone() };
+        let imported = LocalDevice {
+            obstacle: Some("is imported".into()),
+            drivers: Vec::new(),
+            ..device.clone()
+        };
         let listed = [Listed::from_local(&device), Listed::from_local(&imported)];
         let text = text(|out| print_text(&Words::of_this_machine(), &listed, out));
         assert!(text.contains("480 Mbit/s, driver usbtest\n"), "{text}");
         assert!(text.contains("sudo usbip-fast serve -b 1-1\n"), "{text}");
         assert!(text.contains("480 Mbit/s, no driver\n"), "{text}");
-        assert!(text.contains("not exportable: imported\n"), "{text}");
+        assert!(text.contains("not to be exported: it is imported\n"), "{text}");
     }
 
     #[test]

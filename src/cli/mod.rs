@@ -4,6 +4,12 @@
 //! 1 (failed, one line says why and what to type) or 2 (wrong usage). Called by the names `usbip`
 //! and `usbipd` the program understands the command line of the stock tools.
 
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "commands may wait for files, names and sockets"
+)]
+
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::Path;
@@ -12,8 +18,9 @@ use std::process::ExitCode;
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use usbip_fast_native::client::Family;
 
-use crate::attach::Server;
+use crate::attach::{AttachError, Server};
 use crate::error::Error;
+use crate::host::HostError;
 use crate::telemetry::log::{self, LogFormat};
 use crate::wire::op;
 
@@ -236,6 +243,18 @@ fn refuse(
 /// `count` things: `1 device`, `2 devices`.
 fn counted(count: usize, thing: &str) -> String {
     if count == 1 { format!("1 {thing}") } else { format!("{count} {thing}s") }
+}
+
+impl From<AttachError> for Error {
+    fn from(error: AttachError) -> Self {
+        Self::Failed(error.to_string())
+    }
+}
+
+impl From<HostError> for Error {
+    fn from(error: HostError) -> Self {
+        Self::Failed(error.to_string())
+    }
 }
 
 #[cfg(test)]

@@ -7,13 +7,12 @@ use std::io::{self, Write};
 use clap::{ArgGroup, Args, Parser, Subcommand};
 
 use super::attach::AttachArgs;
-use super::detach::DetachArgs;
 use super::list::ListArgs;
 use super::port::PortArgs;
 use super::serve::ServeArgs;
-use super::{FamilyArgs, LogArgs, ServerArgs, attach, conclude, detach, list, port, refuse, serve};
+use super::{FamilyArgs, LogArgs, ServerArgs, attach, conclude, list, port, refuse, serve};
 use crate::error::Error;
-use crate::host::HostError;
+use crate::host::{self, HostError};
 use crate::telemetry::log::LogFormat;
 use crate::wire::op;
 
@@ -149,12 +148,13 @@ fn dispatch(line: ClientLine, out: &mut dyn Write) -> Result<(), Error> {
             attach::run(&args, &mut io::sink())
         }
         ClientCommand::Detach { port } => {
-            match detach::run(&DetachArgs { port: Some(port), all: false }, out) {
+            match host::system()?.detach(port) {
+                Ok(()) => Ok(writeln!(out, "port {port} is detached")?),
                 // For the stock tool that is no failure.
-                Err(Error::Host(HostError::PortEmpty(port))) => {
+                Err(HostError::PortEmpty(port)) => {
                     Ok(writeln!(out, "nothing is attached to port {port}")?)
                 }
-                result => result,
+                Err(error) => Err(error.into()),
             }
         }
         ClientCommand::List(StockList { device: true, .. }) => Ok(()),

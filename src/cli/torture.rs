@@ -13,7 +13,8 @@ pub struct TortureArgs {
     #[arg(long, value_name = "N")]
     pub seed: u64,
     /// Runs, each with the next seed
-    #[arg(long, value_name = "M", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "M", default_value_t = 1,
+        value_parser = clap::value_parser!(u64).range(1..))]
     pub runs: u64,
 }
 

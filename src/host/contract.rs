@@ -1,7 +1,8 @@
 //! What every host controller must do, whatever stands behind it.
 
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
+
+use usbip_fast_native::socket;
 
 use super::{HostController, HostError, ImportedDevice, Origin, PortState, Progress};
 use crate::usb::speed::Speed;
@@ -89,5 +90,6 @@ pub(super) fn device(speed: Speed) -> ImportedDevice {
 
 /// One end of a connection whose other end is closed.
 pub(super) fn connection() -> OwnedFd {
-    UnixStream::pair().expect("a pair").0.into()
+    let (one, _other) = socket::pair().expect("a pair");
+    one.into_owned().expect("the only reference")
 }

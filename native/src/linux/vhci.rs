@@ -11,12 +11,9 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// Seconds without traffic after which the kernel asks whether the peer is alive, seconds between
-/// the questions, and questions without an answer that end the connection.
-const KEEPALIVE: [libc::c_int; 3] = [5, 1, 5];
-
-/// Milliseconds that sent bytes may stay unacknowledged before the connection ends.
-const USER_TIMEOUT_MS: libc::c_int = 10_000;
+use crate::socket::{
+    KEEPALIVE_IDLE_SECONDS, KEEPALIVE_INTERVAL_SECONDS, KEEPALIVE_PROBES, USER_TIMEOUT_MS,
+};
 
 /// Where the driver's files and the stock tool's records are.
 #[derive(Clone, Debug)]
@@ -250,7 +247,8 @@ fn controller_of(file_name: &str) -> Option<u32> {
 }
 
 /// Sets what the driver leaves alone on a TCP connection that it is about to get: no delay of
-/// small packets, and a dead peer is noticed within 11 seconds. A socket of another family (a
+/// small packets, and a dead peer is noticed within 11 seconds. No limit of unsent bytes: the
+/// kernel's sender waits for room and needs no readiness. A socket of another family (a
 /// local pair) has no such options and stays as it is.
 ///
 /// # Errors
@@ -262,9 +260,9 @@ pub fn prepare_connection(connection: BorrowedFd<'_>) -> io::Result<()> {
     }
     set_option(connection, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)?;
     set_option(connection, libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1)?;
-    set_option(connection, libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, KEEPALIVE[0])?;
-    set_option(connection, libc::IPPROTO_TCP, libc::TCP_KEEPINTVL, KEEPALIVE[1])?;
-    set_option(connection, libc::IPPROTO_TCP, libc::TCP_KEEPCNT, KEEPALIVE[2])?;
+    set_option(connection, libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, KEEPALIVE_IDLE_SECONDS)?;
+    set_option(connection, libc::IPPROTO_TCP, libc::TCP_KEEPINTVL, KEEPALIVE_INTERVAL_SECONDS)?;
+    set_option(connection, libc::IPPROTO_TCP, libc::TCP_KEEPCNT, KEEPALIVE_PROBES)?;
     set_option(connection, libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT, USER_TIMEOUT_MS)
 }
 

@@ -1,12 +1,11 @@
 //! The findings on Linux.
 
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 
-use usbip_fast_native::client::is_root;
-use usbip_fast_native::linux::probe;
+use usbip_fast_native::linux::uring::{self, Mode, Refused};
 use usbip_fast_native::linux::vhci::Files;
+use usbip_fast_native::process::is_superuser;
 
 use super::Finding;
 use crate::host::vhci::Vhci;
@@ -29,8 +28,8 @@ pub(super) fn findings() -> Vec<Finding> {
     let system = System { root: PathBuf::from("/") };
     let mut findings = vec![
         system.kernel(),
-        system.rights(is_root()),
-        io_uring(&probe::io_uring()),
+        system.rights(is_superuser()),
+        io_uring(&uring::open(uring::Options::default()).map(|(_, mode)| mode)),
         system.locked_memory(),
         system.open_files(),
         system.usbfs(),
@@ -213,28 +212,18 @@ impl System {
     }
 }
 
-fn io_uring(result: &io::Result<()>) -> Finding {
-    const FILE: &str = "/proc/sys/kernel/io_uring_disabled";
+fn io_uring(result: &Result<Mode, Refused>) -> Finding {
     let name = "io_uring";
-    let Err(error) = result else { return Finding::ok(name, "works") };
-    match error.raw_os_error() {
-        // ENOSYS
-        Some(38) => Finding::warn(name, "this kernel has none: epoll is used", ""),
-        // EPERM: the sysctl, or a filter of system calls around this process.
-        Some(1) => match fs::read_to_string(FILE).as_deref().map(str::trim) {
-            Ok("1" | "2") => Finding::warn(
-                name,
-                "switched off on this machine: epoll is used",
-                format!("echo 0 | sudo tee {FILE}"),
-            ),
-            _ => Finding::warn(
-                name,
-                "forbidden, most likely by a container's filter: epoll is used",
-                "docker run --security-opt seccomp=unconfined …",
-            ),
-        },
-        _ => Finding::warn(name, format!("refused ({error}): epoll is used"), ""),
-    }
+    let refused = match result {
+        Ok(mode) => return Finding::ok(name, format!("works ({mode})")),
+        Err(refused) => refused,
+    };
+    let command = match refused {
+        Refused::Disabled(_) => "sudo sysctl kernel.io_uring_disabled=0",
+        Refused::Filtered(_) => "docker run --security-opt seccomp=unconfined …",
+        _ => "",
+    };
+    Finding::warn(name, format!("{refused}: epoll is used"), command)
 }
 
 /// How many ports are free, when the driver is there. Does not load it.
@@ -359,10 +348,11 @@ mod tests {
 
     #[test]
     fn io_uring_says_why_not() {
-        let of = |number| io_uring(&Err(io::Error::from_raw_os_error(number)));
-        assert!(of(38).detail.contains("has none"));
-        assert!(of(1).command.is_some());
-        assert!(of(12).detail.contains("refused"));
-        assert_eq!(io_uring(&Ok(())).state, State::Ok);
+        let disabled = io_uring(&Err(Refused::Disabled(2)));
+        assert_eq!(disabled.state, State::Warn);
+        assert!(disabled.detail.ends_with("is 2: epoll is used"), "{}", disabled.detail);
+        assert!(disabled.command.expect("a command").contains("sysctl"));
+        assert_eq!(io_uring(&Err(Refused::Absent)).command, None);
+        assert_eq!(io_uring(&Ok(Mode::DeferTaskrun)).state, State::Ok);
     }
 }

@@ -3,8 +3,9 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-use usbip_fast_native::client::{is_root, pause};
+use usbip_fast_native::client::pause;
 use usbip_fast_native::linux::vhci::{Files, prepare_connection};
+use usbip_fast_native::process::is_superuser;
 
 use super::{HostController, HostError, ImportedDevice, Origin, Port, PortState, Progress};
 use crate::usb::errno;
@@ -29,7 +30,7 @@ impl Vhci {
     /// [`HostError::DriverMissing`] with the reason.
     pub fn open(files: Files) -> Result<Self, HostError> {
         if !files.is_loaded() {
-            if !is_root() {
+            if !is_superuser() {
                 return Err(HostError::DriverMissing("and only root may load it"));
             }
             files.load_driver().map_err(|error| HostError::DriverUnavailable(error.to_string()))?;
