@@ -159,3 +159,17 @@ fn a_cancel_that_comes_too_late_does_not_hit_the_next_urb_in_its_slot() {
     assert_eq!(pair.device.held[0].0.slot, slot, "the place is used again");
     assert_eq!(pair.device.cancelled, [0_u32; 0], "nobody wanted the new one ended");
 }
+
+#[test]
+fn an_unlink_that_overtook_its_submission_stops_it_when_it_comes() {
+    // What vhci_hcd of Linux 6.1 sends when a driver submits and unlinks while it is sending.
+    let mut pair = Pair::new();
+    pair.submit(&Submit::input(1, BULK, 512));
+    pair.unlink(3, 2);
+    assert_eq!(pair.briefs(), [], "an answer now would end the URB before it has begun");
+    pair.submit(&Submit::input(2, BULK, 512));
+    assert_eq!(pair.briefs(), [Unlinked(3, -104)]);
+    assert_eq!(pair.device.seen, [1], "it never reaches the device");
+    pair.unlink(4, 2);
+    assert_eq!(pair.briefs(), [Unlinked(4, 0)], "now it is known to be over");
+}
