@@ -15,7 +15,7 @@ impl Pattern {
     #[must_use]
     pub fn new() -> Self {
         let period: Vec<u8> = (0..=u8::MAX).take(PERIOD).collect();
-        Self(period.iter().copied().cycle().take(LONGEST + PERIOD).collect())
+        Self(period.repeat(LONGEST / PERIOD + 2))
     }
 
     /// What stands at `offset` of the buffer of URB `name`, `length` bytes long.
