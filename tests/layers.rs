@@ -23,6 +23,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("reactor", &["limits", "native"]),
     ("serve", COMPOSITION),
     ("attach", COMPOSITION),
+    ("simulation", &["device", "limits", "native", "reactor", "serve", "session", "usb", "wire"]),
     ("error", &["attach", "config", "device", "host", "serve", "session"]),
 ];
 

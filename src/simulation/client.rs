@@ -68,6 +68,9 @@ pub const HOSTILITIES: [Hostility; 9] = [
     Hostility::UnlinkElsewhere,
 ];
 
+/// A session keeps so many CMD_UNLINKs, and a few more, for URBs that have not come.
+const MOST_EARLY: u32 = 60;
+
 /// The client.
 #[derive(Debug)]
 pub struct Client {
@@ -81,6 +84,10 @@ pub struct Client {
     unlinking: BTreeSet<u32>,
     /// Names of URBs that were answered, to be unlinked too late.
     past: Vec<u32>,
+    /// A URB that its CMD_UNLINK has overtaken, as Linux sends them; the next to be submitted.
+    overtaken: Option<Plan>,
+    /// CMD_UNLINKs sent for such URBs since the last CMD_SUBMIT.
+    early: u32,
     /// A request that changes endpoints, and its name.
     reconfiguring: Option<(u32, StandardRequest)>,
 }
@@ -103,14 +110,16 @@ impl Client {
             open: BTreeMap::new(),
             unlinking: BTreeSet::new(),
             past: Vec::new(),
+            overtaken: None,
+            early: 0,
             reconfiguring: None,
         }
     }
 
-    /// Whether it waits for nothing.
+    /// Whether it waits for no URB.
     #[must_use]
     pub fn is_quiet(&self) -> bool {
-        self.open.is_empty() && self.unlinking.is_empty()
+        self.open.is_empty()
     }
 
     /// The next PDU, if it has room for one.
@@ -121,12 +130,14 @@ impl Client {
         if self.open.len() >= self.character.depth {
             return None;
         }
-        let plan = match self.random.below(20) {
+        let unlinked = self.overtaken.is_some();
+        self.early = 0;
+        let plan = self.overtaken.take().unwrap_or_else(|| match self.random.below(20) {
             0 => self.reconfigure().unwrap_or_else(|| self.control()),
             1..=3 => self.control(),
             _ => self.data(),
-        };
-        self.open.insert(plan.seqnum, Open { endpoint: plan.endpoint, unlinked: false });
+        });
+        self.open.insert(plan.seqnum, Open { endpoint: plan.endpoint, unlinked });
         Some(Pdu::Submit(Box::new(plan)))
     }
 
@@ -167,10 +178,21 @@ impl Client {
     }
 
     fn unlink(&mut self) -> Pdu {
+        if self.overtaken.is_none() && self.early < MOST_EARLY && self.random.chance(10) {
+            let plan = if self.random.chance(30) { self.control() } else { self.data() };
+            self.overtaken = Some(plan);
+        }
         let seqnum = self.name();
         self.unlinking.insert(seqnum);
         let open = self.random.index(self.open.len().max(1));
         let target = match self.random.below(10) {
+            2.. if self.overtaken.is_some() && self.early < MOST_EARLY => {
+                self.early += 1;
+                let target = self.overtaken.as_ref().map_or(seqnum, |plan| plan.seqnum);
+                // It may also never come.
+                self.overtaken.take_if(|_| self.random.chance(5));
+                target
+            }
             0 if !self.past.is_empty() => self.random.pick(&self.past),
             1 => seqnum.wrapping_add(0x4000_0000),
             _ => match self.open.iter_mut().nth(open) {

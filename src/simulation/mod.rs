@@ -49,7 +49,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { turns: 300 }
+        Self { turns: 600 }
     }
 }
 

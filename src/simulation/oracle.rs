@@ -33,12 +33,13 @@ pub struct Oracle {
     taken_bytes: u64,
     urbs: BTreeMap<u32, Tracked>,
     unlinks: BTreeMap<u32, u32>,
+    /// The youngest URB taken.
+    newest: Option<u32>,
+    /// The first CMD_UNLINK of each URB that has not come yet.
+    early: BTreeMap<u32, u32>,
     order: BTreeMap<(u8, bool), VecDeque<u32>>,
-    /// Periodic ones that nobody wants ended.
     periodic: usize,
     charged_bytes: u64,
-    unlinked: usize,
-    unlinked_bytes: u64,
     /// How the session must end, once the reason was taken.
     pub must_end: Option<SessionEnd>,
     /// The client asks for more than may be outstanding: the session may end for it.
@@ -58,6 +59,8 @@ struct Tracked {
     complete: bool,
     /// First CMD_UNLINK taken for it.
     unlink: Option<u32>,
+    /// That came before the URB itself.
+    stopped_early: bool,
     /// Statuses that the session may answer without the device.
     refusals: BTreeSet<i32>,
     /// It must not reach the device.
@@ -109,11 +112,11 @@ impl Oracle {
             taken_bytes: 0,
             urbs: BTreeMap::new(),
             unlinks: BTreeMap::new(),
+            newest: None,
+            early: BTreeMap::new(),
             order: BTreeMap::new(),
             periodic: 0,
             charged_bytes: 0,
-            unlinked: 0,
-            unlinked_bytes: 0,
             must_end: None,
             may_overload: false,
             may_refuse_memory: false,
@@ -133,16 +136,10 @@ impl Oracle {
         self.told_gone = true;
     }
 
-    /// URBs that the session has begun to take and not answered.
+    /// URBs that the session has begun to take and not answered: what stands in its table.
     #[must_use]
     pub fn outstanding(&self) -> usize {
         self.urbs.len()
-    }
-
-    /// Most and fewest URBs that the session's table may hold.
-    #[must_use]
-    pub fn table_bounds(&self) -> (usize, usize) {
-        (self.urbs.len() - self.unlinked, self.urbs.len())
     }
 
     /// Whether the end of the stream, at this point, lies between two PDUs.
@@ -187,13 +184,9 @@ impl Oracle {
             Pdu::Hostile { end, .. } => self.must_end = Some(end),
             Pdu::Unlink { seqnum, target } => {
                 self.unlinks.insert(seqnum, target);
-                if let Some(urb) = self.urbs.get_mut(&target)
-                    && urb.unlink.is_none()
-                {
-                    urb.unlink = Some(seqnum);
-                    self.unlinked += 1;
-                    self.unlinked_bytes += u64::from(urb.plan.length);
-                    self.periodic -= usize::from(urb.plan.is_periodic());
+                match self.urbs.get_mut(&target) {
+                    Some(urb) => _ = urb.unlink.get_or_insert(seqnum),
+                    None => self.note_early(seqnum, target),
                 }
             }
             Pdu::Submit(plan) => {
@@ -218,8 +211,7 @@ impl Oracle {
         let over = |urbs: usize, bytes: u64| {
             urbs >= limits::SESSION_URBS || bytes + length > limits::SESSION_BYTES as u64
         };
-        let surely =
-            over(self.urbs.len() - self.unlinked, self.charged_bytes - self.unlinked_bytes);
+        let overloaded = over(self.urbs.len(), self.charged_bytes);
         let mut refusals = BTreeSet::new();
         let mut refused = true;
         if self.told_gone {
@@ -230,16 +222,44 @@ impl Oracle {
             if plan.invalid {
                 refusals.insert(-EINVAL);
             }
-            if over(self.urbs.len(), self.charged_bytes) || self.may_refuse_memory {
+            if overloaded || self.may_refuse_memory {
                 refusals.insert(-ENOMEM);
             }
-            refused = surely || plan.invalid;
+            refused = overloaded || plan.invalid;
         }
         self.order.entry(plan.order()).or_default().push_back(plan.seqnum);
         self.periodic += usize::from(plan.is_periodic());
         self.charged_bytes += length;
-        let urb = Tracked { plan, complete: false, unlink: None, refusals, refused, seen: false };
-        self.urbs.insert(urb.plan.seqnum, urb);
+        let (seqnum, unlink) = (plan.seqnum, self.note_newest(plan.seqnum));
+        let urb = Tracked {
+            plan,
+            complete: false,
+            unlink,
+            stopped_early: unlink.is_some(),
+            refusals,
+            refused,
+            seen: false,
+        };
+        self.urbs.insert(seqnum, urb);
+    }
+
+    /// Notes that a submission has come; returns the unlink that came before it.
+    fn note_newest(&mut self, seqnum: u32) -> Option<u32> {
+        if self.newest.is_none_or(|newest| is_after(seqnum, newest)) {
+            self.newest = Some(seqnum);
+        }
+        let unlink = self.early.remove(&seqnum);
+        // Those passed over will not come any more.
+        self.early.retain(|&target, _| is_after(target, seqnum));
+        unlink
+    }
+
+    /// Notes an unlink of a URB that is not in the table, if that may still come.
+    fn note_early(&mut self, seqnum: u32, target: u32) {
+        let is_new = self.newest.is_none_or(|newest| is_after(target, newest));
+        if is_new && is_after(seqnum, target) {
+            self.early.entry(target).or_insert(seqnum);
+        }
     }
 
     /// Looks at what has reached the device since the last time.
@@ -258,6 +278,7 @@ impl Oracle {
             };
             require!(urb.complete, "the device got URB {name} before its last byte");
             require!(!urb.refused, "the device got URB {name}, which had to be refused");
+            require!(!urb.stopped_early, "the device got URB {name}, unlinked before it came");
             require!(!urb.seen, "the device got URB {name} twice");
             urb.seen = true;
         }
@@ -321,7 +342,7 @@ impl Oracle {
                         require!(result.stopped, "bytes or result of {target} lost: {result:?}");
                     }
                     None => require!(
-                        !urb.seen && !urb.refused,
+                        !urb.seen && (!urb.refused || urb.stopped_early),
                         "{target} was not stopped by the device, nor before it"
                     ),
                 }
@@ -429,14 +450,8 @@ impl Oracle {
         let urb = self.urbs.remove(&name).expect("looked up by the caller");
         let queue = self.order.get_mut(&urb.plan.order()).expect("it stands in order");
         queue.retain(|&other| other != name);
-        let length = u64::from(urb.plan.length);
-        self.charged_bytes -= length;
-        if urb.unlink.is_some() {
-            self.unlinked -= 1;
-            self.unlinked_bytes -= length;
-        } else {
-            self.periodic -= usize::from(urb.plan.is_periodic());
-        }
+        self.periodic -= usize::from(urb.plan.is_periodic());
+        self.charged_bytes -= u64::from(urb.plan.length);
     }
 
     /// Nothing is under way any more: everything must be answered.
@@ -449,7 +464,11 @@ impl Oracle {
         if let Some(urb) = open {
             return Err(format!("{} is never answered: {urb:?}", urb.plan.seqnum));
         }
-        match self.unlinks.first_key_value() {
+        let waits = |target: &u32| {
+            let arriving = self.urbs.get(target).is_some_and(|urb| !urb.complete);
+            arriving || self.early.contains_key(target)
+        };
+        match self.unlinks.iter().find(|(_, target)| !waits(target)) {
             Some((seqnum, target)) => Err(format!("CMD_UNLINK {seqnum} of {target} never is")),
             None => Ok(()),
         }
@@ -471,6 +490,11 @@ impl Oracle {
             (Some(end), must) => Err(format!("the session ended: {end}; expected: {must:?}")),
         }
     }
+}
+
+/// Whether `a` is younger than `b`.
+fn is_after(a: u32, b: u32) -> bool {
+    (1..1 << 31).contains(&a.wrapping_sub(b))
 }
 
 /// The device has not seen it: nothing moved, and packets are echoed if there was memory for it.
