@@ -172,6 +172,14 @@ impl<'a> Driver<'a> {
         }
     }
 
+    /// Waits for a receive and receives the rest, until there are exactly `bytes`.
+    pub fn rest(&mut self, socket: &Handle, token: Token, bytes: usize) -> Vec<u8> {
+        let mut all = self.moved(token);
+        let rest = self.receive_all(socket, bytes - all.len());
+        all.extend(rest);
+        all
+    }
+
     /// Receives exactly `bytes`.
     pub fn receive_all(&mut self, socket: &Handle, bytes: usize) -> Vec<u8> {
         let mut all = Vec::new();
