@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
+use std::io::Read;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::RawFd;
 use std::rc::Rc;
@@ -340,12 +341,13 @@ impl Network {
         let (most, peer) = (wanted.min(stream.incoming.len()), stream.peer);
         let count = self.random.portion(most, self.conditions.short_one_in);
         let stream = self.stream_mut(id).expect("still connected");
-        let mut bytes = stream.incoming.drain(..count);
+        let mut filled = 0;
         for piece in pieces.iter_mut().flatten() {
-            let room = &mut piece.block.as_mut()[piece.range.clone()];
-            room.iter_mut().zip(bytes.by_ref()).for_each(|(place, byte)| *place = byte);
+            let end = piece.range.end.min(piece.range.start + count - filled);
+            let room = &mut piece.block.as_mut()[piece.range.start..end];
+            stream.incoming.read_exact(room).expect("as many bytes are there");
+            filled += room.len();
         }
-        drop(bytes);
         // The peer learns of the room some time later.
         let at = self.now + self.latency();
         self.schedule(at, Event::Look(peer));
@@ -376,9 +378,11 @@ impl Network {
             return None;
         }
         let count = self.random.portion(wanted.min(room), self.conditions.short_one_in);
-        let pieces = pieces.iter().flatten();
-        let all = pieces.flat_map(|piece| &piece.block.as_ref()[piece.range.clone()]);
-        let bytes: Vec<u8> = all.take(count).copied().collect();
+        let mut bytes = Vec::with_capacity(wanted);
+        for piece in pieces.iter().flatten() {
+            bytes.extend_from_slice(&piece.block.as_ref()[piece.range.clone()]);
+        }
+        bytes.truncate(count);
         if let Some(peer) = self.stream_mut(to) {
             peer.under_way += count;
         }
