@@ -208,7 +208,7 @@ impl Harness {
             self.next_seqnum -= 1;
             seqnum
         };
-        let own = if target == seqnum { seqnum + 1000 } else { seqnum };
+        let own = if target == seqnum { 1_000_000 + self.early_unlinks } else { seqnum };
         self.send(Pdu::Unlink { seqnum: own, target });
     }
 
