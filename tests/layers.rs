@@ -10,6 +10,7 @@ use source::{Source, code, files, paths, without_tests};
 /// Module, and the modules that its code (tests apart) may name. `native` is the crate.
 const MAY_NAME: &[(&str, &[&str])] = &[
     ("limits", &[]),
+    ("error", &[]),
     ("config", &["error", "limits"]),
     ("usb", &["limits"]),
     ("wire", &["limits", "usb"]),
@@ -23,7 +24,6 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("reactor", &["limits", "native"]),
     ("serve", COMPOSITION),
     ("attach", COMPOSITION),
-    ("error", &["attach", "config", "device", "host", "serve", "session"]),
 ];
 
 /// What the compositions may name: all but each other and the command line.
@@ -101,6 +101,15 @@ fn unsafe_code_in_native_says_why_it_is_sound() {
 #[test]
 fn platforms_are_chosen_in_few_files() {
     assert_clean(&["src", "native/src"], platform_choices);
+}
+
+#[test]
+fn exceptions_are_needed() {
+    for (path, why) in PLATFORM_EXCEPTIONS {
+        let found = files(&[path], &[".rs"]);
+        let used = found.iter().any(|file| code(&file.text).contains("target_os"));
+        assert!(used, "{path} ({why}) needs no exception any more");
+    }
 }
 
 #[test]
