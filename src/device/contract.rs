@@ -334,7 +334,8 @@ pub fn halt_and_clear(subject: &mut Subject<'_>) -> Result<(), NotRun> {
         find(subject, TransferType::Bulk, Direction::Out)?.address,
     ];
     let mut driver = Driver::open(subject);
-    let data = [0; 64];
+    // Whole packets at every speed: a source that has more babbles into less.
+    let data = [0; 1024];
     for (halted, other) in [(endpoints[0], endpoints[1]), (endpoints[1], endpoints[0])] {
         let request = |address| {
             let request = Request::new(TransferType::Bulk, address, data.len());
