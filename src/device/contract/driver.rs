@@ -9,7 +9,7 @@ use super::Subject;
 use crate::device::{Completed, Device, DeviceState};
 use crate::usb::errno;
 use crate::usb::isochronous::{PacketDescriptor, packets, packets_mut};
-use crate::usb::setup::Setup;
+use crate::usb::setup::{Setup, request};
 use crate::usb::transfer::{
     BUFFER_OFFSET, Direction, ISO_PACKET_BYTES, Submission, TransferFlags, TransferType,
     block_bytes,
@@ -110,7 +110,22 @@ impl<'a, 'b> Driver<'a, 'b> {
         };
         driver.now = driver.turn();
         driver.wait("the device opens", |driver| driver.state() == DeviceState::Ready);
+        if !driver.subject.faulty {
+            driver.choose_first_configuration();
+        }
         driver
+    }
+
+    /// A real device keeps the configuration that the test before has left.
+    fn choose_first_configuration(&mut self) {
+        let value = self.subject.description.configuration;
+        let request = request::GET_CONFIGURATION;
+        let get = Setup { request_type: 0x80, request, value: 0, index: 0, length: 1 };
+        if self.control(get, &[]).buffer != [value] {
+            let (request, value) = (request::SET_CONFIGURATION, u16::from(value));
+            let set = Setup { request_type: 0, request, value, index: 0, length: 0 };
+            assert_eq!(self.control(set, &[]).status, 0, "the listed configuration is chosen");
+        }
     }
 
     pub(super) fn state(&self) -> DeviceState {

@@ -80,6 +80,17 @@ impl StreamCounters {
     pub fn missed(&self) -> u64 {
         self.missed.load(Ordering::Relaxed)
     }
+
+    fn count(&self, packets: transact::Packets) {
+        self.packets.fetch_add(packets.served, Ordering::Relaxed);
+        self.miss(packets.missed);
+    }
+
+    fn miss(&self, packets: u64) {
+        if packets > 0 {
+            self.missed.fetch_add(packets, Ordering::Relaxed);
+        }
+    }
 }
 
 /// What a session leaves of a simulated device.
@@ -306,10 +317,15 @@ impl<F: Function> Gadget<F> {
             Pace::Demand => {
                 self.demanded.get_or_insert(now);
             }
-            Pace::Clock(_) => {
-                let bus_ns = self.clock.bus_ns(now);
-                self.advance(bus_ns);
-            }
+            Pace::Clock(_) => self.catch_up(now),
+        }
+    }
+
+    /// Executes what the clock of the bus, if there is one, has passed.
+    fn catch_up(&mut self, now: Duration) {
+        if matches!(self.pace, Pace::Clock(_)) {
+            let bus_ns = self.clock.bus_ns(now);
+            self.advance(bus_ns);
         }
     }
 }
@@ -328,14 +344,17 @@ impl<F: Function + Send + 'static> Device for Gadget<F> {
             let direction = if submission.direction == Direction::In { 16 } else { 0 };
             return self.data(usize::from(submission.endpoint & 0x0f) + direction, urb, now);
         }
-        self.control(urb);
-        if self.busy != 0 {
-            // The request may be what a waiting endpoint has waited for.
-            self.wake(now);
+        if self.busy == 0 {
+            return self.control(urb);
         }
+        // What was due happens before the request, and what has waited for it after.
+        self.catch_up(now);
+        self.control(urb);
+        self.wake(now);
     }
 
-    fn cancel(&mut self, slot: u32, _now: Duration) {
+    fn cancel(&mut self, slot: u32, now: Duration) {
+        self.catch_up(now);
         for index in bits(self.busy) {
             if let Some(urb) = self.pool.remove(&mut self.endpoints[index].queue, slot) {
                 self.finished.push_back(urb.complete(-errno::ECONNRESET));
@@ -374,19 +393,17 @@ impl<F: Function + Send + 'static> Device for Gadget<F> {
                     self.run_all();
                 }
             }
-            Pace::Clock(_) => {
-                let bus_ns = self.clock.bus_ns(now);
-                self.advance(bus_ns);
-            }
+            Pace::Clock(_) => self.catch_up(now),
         }
     }
 
     /// Resets the device: what waits comes back with -104, halts end, the first configuration is
     /// active again. What the function remembers over a reset stays.
-    fn close(&mut self, _now: Duration) {
+    fn close(&mut self, now: Duration) {
         if self.state != DeviceState::Ready {
             return;
         }
+        self.catch_up(now);
         self.retire_where(-errno::ECONNRESET, |_| true);
         self.chapter9 = Chapter9::configured(&self.descriptors);
         self.activate_endpoints();

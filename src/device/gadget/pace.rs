@@ -13,14 +13,15 @@ use crate::usb::speed::Speed;
 ///
 /// | Pace | bulk | interrupt, isochronous | time of a packet |
 /// |---|---|---|---|
-/// | `real`, `F` | as far as the bytes of the running (micro)frame reach | one service per interval | the interval on the bus |
-/// | `demand` | at the next turn of the loop | at the next turn of the loop | counted by the endpoint |
-/// | `none` | inside `submit` | inside `submit` | counted by the endpoint |
+/// | `real`, `F` | by the bytes of a (micro)frame | one service per interval | of its interval |
+/// | `demand` | at the next turn of the loop | the same | counted by the endpoint |
+/// | `none` | inside `submit` | the same | counted by the endpoint |
 ///
 /// * **`real` and `F`**: the bus clock runs from the first submission on, `F` times as fast as the
-///   process's clock. Isochronous service intervals that pass while the queue of a running stream
-///   is empty are counted as missed, as real hardware loses them (see
-///   [`StreamCounters`](super::StreamCounters)).
+///   process's clock. The function is given the packets of an isochronous URB when its last one is
+///   due (or something else needs the device), each with its own time. Isochronous service
+///   intervals that pass while the queue of a running stream is empty are counted as missed, as
+///   real hardware loses them (see [`StreamCounters`](super::StreamCounters)).
 /// * **`demand`**: the bus clock stands still while nothing is queued. Each endpoint has a clock of
 ///   its own that moves on by one interval per packet served, and it serves everything that is
 ///   queued when the loop turns. So no packet is ever lost to time: one that is missing or out of

@@ -152,6 +152,11 @@ impl Pool {
         }
     }
 
+    pub(super) fn front(&self, list: List) -> Option<&Urb> {
+        let (first, _) = list.ends?;
+        self.entries[first as usize].urb.as_ref()
+    }
+
     pub(super) fn front_mut(&mut self, list: List) -> Option<&mut Urb> {
         let (first, _) = list.ends?;
         self.entries[first as usize].urb.as_mut()

@@ -1,6 +1,5 @@
 //! Service by the clock of the bus: the paces `real` and `F`.
 
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::descriptors::ActiveEndpoint;
@@ -46,7 +45,7 @@ impl<F: Function> Gadget<F> {
         } else if !in_time {
             let missed = (bus_ns - endpoint.next_ns) / info.interval_ns + 1;
             if urb.submission.flags.iso_asap {
-                self.counters.missed.fetch_add(missed, Ordering::Relaxed);
+                self.counters.miss(missed);
                 endpoint.next_ns += missed * info.interval_ns;
             } else {
                 // The schedule goes on where it stopped: these packets come too late.
@@ -80,16 +79,14 @@ impl<F: Function> Gadget<F> {
         loop {
             let endpoint = &mut self.endpoints[index];
             let Some(urb) = self.pool.front_mut(endpoint.queue) else { return progress };
-            let late = urb.packets < urb.late;
-            if endpoint.next_ns > bus_ns {
+            let next_ns = &mut endpoint.next_ns;
+            let packets = transact::packets(&mut self.function, info, urb, next_ns, bus_ns);
+            self.counters.count(packets);
+            if !packets.finished {
                 return progress;
             }
-            let counter = if late { &self.counters.missed } else { &self.counters.packets };
-            counter.fetch_add(1, Ordering::Relaxed);
-            let step = transact::packet(&mut self.function, info, urb, endpoint.next_ns);
-            endpoint.next_ns += info.interval_ns;
             progress = true;
-            self.settle(index, step);
+            self.settle(index, Step::Finished(0));
         }
     }
 
@@ -167,7 +164,13 @@ impl<F: Function> Gadget<F> {
         let due = bits(self.busy).filter_map(|index| {
             let endpoint = &self.endpoints[index];
             match endpoint.info?.kind {
-                TransferType::Isochronous | TransferType::Interrupt => Some(endpoint.next_ns),
+                // The packets before the last are caught up on then, each with its own time.
+                TransferType::Isochronous => {
+                    let urb = self.pool.front(endpoint.queue)?;
+                    let rest = (urb.submission.packets as usize).saturating_sub(urb.packets + 1);
+                    Some(endpoint.next_ns + rest as u64 * endpoint.info?.interval_ns)
+                }
+                TransferType::Interrupt => Some(endpoint.next_ns),
                 TransferType::Bulk if endpoint.waiting => None,
                 TransferType::Bulk | TransferType::Control => Some((self.bulk.frame + 1) * frame),
             }

@@ -22,6 +22,17 @@ pub(super) enum Step {
     Wait,
 }
 
+/// What [`packets`] did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Packets {
+    /// The URB is over.
+    pub(super) finished: bool,
+    /// Packets that reached the function.
+    pub(super) served: u64,
+    /// Packets whose interval was past.
+    pub(super) missed: u64,
+}
+
 /// Moves at most `limit` bytes of a bulk or interrupt URB, at least one packet.
 pub(super) fn transfer<F: Function>(
     function: &mut F,
@@ -65,37 +76,47 @@ pub(super) fn transfer<F: Function>(
     }
 }
 
-/// Serves the next isochronous packet of a URB, or lets it fall where its interval is past.
-pub(super) fn packet<F: Function>(
+/// Serves the isochronous packets of a URB whose intervals begin at `until_ns` or before, and lets
+/// those fall that were late when the URB came. `next_ns` is the endpoint's next interval.
+pub(super) fn packets<F: Function>(
     function: &mut F,
     endpoint: &ActiveEndpoint,
     urb: &mut Urb,
-    time_ns: u64,
-) -> Step {
-    let number = urb.packets;
-    let late = number < urb.late;
+    next_ns: &mut u64,
+    until_ns: u64,
+) -> Packets {
+    let (first, late) = (urb.packets, urb.late);
+    let (mut actual_sum, mut errors, mut missed) = (0, 0, 0);
     let (buffer, descriptors) = urb.parts_mut();
-    let Some(descriptor) = descriptors.get_mut(number) else {
-        return Step::Finished(0);
-    };
-    let (actual, status) = if late {
-        (0, -errno::EXDEV)
-    } else {
-        let (offset, length) = place(descriptor);
-        let transfer = Transfer {
-            address: endpoint.address,
-            max_packet_size: endpoint.max_packet_size,
-            offset: 0,
-            time: Duration::from_nanos(time_ns),
+    let count = descriptors.len();
+    let mut number = first;
+    while number < count && *next_ns <= until_ns {
+        let descriptor = &mut descriptors[number];
+        let (actual, status) = if number < late {
+            missed += 1;
+            (0, -errno::EXDEV)
+        } else {
+            let (offset, length) = place(descriptor);
+            let transfer = Transfer {
+                address: endpoint.address,
+                max_packet_size: endpoint.max_packet_size,
+                offset: 0,
+                time: Duration::from_nanos(*next_ns),
+            };
+            let data = &mut buffer[offset..offset + length];
+            packet_data(function, &transfer, endpoint.is_in(), data)
         };
-        packet_data(function, &transfer, endpoint.is_in(), &mut buffer[offset..offset + length])
-    };
-    descriptor.actual_length = u32::try_from(actual).expect("a packet is short").into();
-    descriptor.status = status.into();
-    urb.actual += actual;
-    urb.packets += 1;
-    urb.errors += u32::from(status != 0);
-    if urb.packets == urb.submission.packets as usize { Step::Finished(0) } else { Step::Moved(0) }
+        descriptor.actual_length = u32::try_from(actual).expect("a packet is short").into();
+        descriptor.status = status.into();
+        actual_sum += actual;
+        errors += u32::from(status != 0);
+        *next_ns += endpoint.interval_ns;
+        number += 1;
+    }
+    urb.actual += actual_sum;
+    urb.errors += errors;
+    urb.packets = number;
+    Packets { finished: number == count, served: (number - first) as u64 - missed, missed }
 }
 
 /// Whether every packet is within the buffer and within what the endpoint moves per interval.

@@ -1,7 +1,5 @@
 //! Service without a clock: the paces `none` and `demand`.
 
-use std::sync::atomic::Ordering;
-
 use super::descriptors::ActiveEndpoint;
 use super::function::Function;
 use super::queue::Urb;
@@ -29,21 +27,18 @@ impl<F: Function> Gadget<F> {
 
     /// Serves a URB, on the endpoint's own clock, until it ends or must wait.
     fn run_to_end(&mut self, index: usize, info: &ActiveEndpoint, urb: &mut Urb) -> Option<i32> {
+        if info.kind == TransferType::Isochronous {
+            let next_ns = &mut self.endpoints[index].next_ns;
+            let packets = transact::packets(&mut self.function, info, urb, next_ns, u64::MAX);
+            self.counters.count(packets);
+            return Some(0);
+        }
+        let is_bulk = info.kind == TransferType::Bulk;
+        let limit = if is_bulk { usize::MAX } else { info.payload_bytes };
         loop {
-            let time_ns = self.endpoints[index].next_ns;
-            let step = match info.kind {
-                TransferType::Isochronous => {
-                    self.counters.packets.fetch_add(1, Ordering::Relaxed);
-                    transact::packet(&mut self.function, info, urb, time_ns)
-                }
-                TransferType::Interrupt => {
-                    transact::transfer(&mut self.function, info, urb, info.payload_bytes, time_ns)
-                }
-                TransferType::Bulk | TransferType::Control => {
-                    transact::transfer(&mut self.function, info, urb, usize::MAX, time_ns)
-                }
-            };
-            if step != Step::Wait && info.kind != TransferType::Bulk {
+            let next_ns = self.endpoints[index].next_ns;
+            let step = transact::transfer(&mut self.function, info, urb, limit, next_ns);
+            if step != Step::Wait && !is_bulk {
                 self.endpoints[index].next_ns += info.interval_ns;
             }
             match step {
