@@ -17,7 +17,9 @@ mod translate;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use usbip_fast_native::linux::usbfs::{Areas, MAPPINGS_ARE_CACHED, Queue, capability, spawn};
+use usbip_fast_native::linux::usbfs::{
+    AreaLimits, Areas, MAPPINGS_ARE_CACHED, Queue, capability, spawn,
+};
 use usbip_fast_native::{Arena, Block, Doorbell, Handle, Interest, OsError};
 
 use self::enumerate::SystemTree;
@@ -147,9 +149,10 @@ impl UsbfsDevice {
 fn furnish(opened: Opened) -> (Queue, Option<Areas>) {
     let queue = Queue::new(opened.lane, limits::SESSION_URBS, limits::USBFS_ISO_URBS);
     let has_areas = MAPPINGS_ARE_CACHED && opened.capabilities & capability::MMAP != 0;
-    let quarter = opened.memory_limit_bytes / 4;
-    let limit = usize::try_from(quarter).unwrap_or(usize::MAX).min(limits::USBFS_AREA_BYTES);
-    let areas = (has_areas && limit > 0).then(|| Areas::new(&queue, limit));
+    let share = |part| usize::try_from(opened.memory_limit_bytes / part).unwrap_or(usize::MAX);
+    let device_bytes = share(4).min(limits::USBFS_AREA_BYTES);
+    let area_limits = AreaLimits { device_bytes, process_bytes: share(2) };
+    let areas = (has_areas && device_bytes > 0).then(|| Areas::new(&queue, area_limits));
     (queue, areas)
 }
 
