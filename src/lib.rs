@@ -9,6 +9,7 @@
 //! * [`device`]: what a server exports; [`host`]: where a client attaches.
 //! * [`reactor`]: the loop of one core.
 //! * [`serve`], [`attach`]: compositions; [`cli`]: the commands.
+//! * [`simulation`]: sessions in a world of faults, repeatable by a seed.
 
 #![forbid(unsafe_code)]
 
@@ -22,6 +23,7 @@ pub mod limits;
 pub mod reactor;
 pub mod serve;
 pub mod session;
+pub mod simulation;
 pub mod telemetry;
 pub mod usb;
 pub mod wire;

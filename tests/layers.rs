@@ -24,6 +24,8 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("reactor", &["limits", "native"]),
     ("serve", COMPOSITION),
     ("attach", COMPOSITION),
+    ("simulation", &["device", "limits", "native", "reactor", "serve", "session", "usb", "wire"]),
+    ("error", &["attach", "config", "device", "host", "serve", "session"]),
 ];
 
 /// What the compositions may name: all but each other and the command line.
