@@ -1,5 +1,12 @@
-//! `device::usbfs` against a gadget on dummy_hcd. Runs in the test guest, as root, from the
-//! repository's folder: `USBIP_FAST_GUEST=1 tools/vm/run target/debug/deps/usbfs_guest-…`.
+//! `device::usbfs` against gadgets on dummy_hcd and QEMU's sound device. Runs in the test guest, as
+//! root, from the repository's folder, with epoll unless told otherwise:
+//!
+//! ```text
+//! cargo test --test usbfs_guest --no-run
+//! tools/vm/run --qemu '-device qemu-xhci -audiodev none,id=n -device usb-audio,audiodev=n' \
+//!     env USBIP_FAST_GUEST=1 [USBIP_FAST_REACTOR=io-uring] \
+//!     target/debug/deps/usbfs_guest-… --nocapture
+//! ```
 
 #![cfg(target_os = "linux")]
 #![forbid(unsafe_code)]
