@@ -130,6 +130,22 @@ fn ignored_tests_of_cargo_are_skips() {
 }
 
 #[test]
+fn programs_that_count_for_themselves_are_believed() {
+    let steps = r#"
+        plan() { step own 9; }
+        run_own() {
+            echo "epoll: accept: passed"
+            echo "io-uring: not run: refused (EPERM)"
+            echo "contract: 30 passed, 0 failed, 1 backends not run"
+            echo "a line that says 5 passed, 5 failed"
+        }
+    "#;
+    let run = Run::new("own", steps, &[], &[]);
+    run.assert_ends("30 passed, 0 failed, 1 skipped", 0);
+    assert!(run.text().contains("\nnot run: io-uring: refused (EPERM)\n"), "{}", run.text());
+}
+
+#[test]
 fn a_run_without_any_test_is_red() {
     let steps = "plan() { step none 9; }\nrun_none() { not_run all 'nothing is there'; }";
     Run::new("none", steps, &[], &[]).assert_ends("0 passed, 0 failed, 1 skipped", 1);

@@ -1,8 +1,9 @@
 //! The data phase, at the server with an endpoint map or at the client with one request.
 //!
-//! Input: side (bit 0: client), size of the pieces the stream comes in, active configuration, number
-//! of descriptor bytes in units of 2; the descriptors; the stream. At the client the stream begins
-//! with the request: direction and packets (one byte), buffer length (one byte), packet layout.
+//! Input: side (bit 0: client), size less one of the pieces the stream comes in, active
+//! configuration, size of the descriptors in units of 2 bytes; the descriptors; the stream. At the
+//! client the stream begins with the request: direction and packets (one byte), buffer length (one
+//! byte), packet layout.
 
 #![no_main]
 

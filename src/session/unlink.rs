@@ -3,6 +3,8 @@
 //! If bytes moved or the URB won the race: RET_SUBMIT with its data, then RET_UNLINK(0). Else
 //! RET_UNLINK(-ECONNRESET) alone. Nothing for that seqnum after its RET_UNLINK.
 
+use std::collections::VecDeque;
+
 use crate::usb::errno::{ECONNRESET, ENOENT};
 
 /// The form of the answer to a CMD_UNLINK.
@@ -24,9 +26,89 @@ impl UnlinkForm {
     }
 }
 
+/// CMD_UNLINKs that have overtaken the CMD_SUBMIT they are about.
+///
+/// Linux's vhci_hcd does that: its sending thread takes the submissions that are queued, then the
+/// unlinks; a URB that a driver submits and unlinks between the two goes out in the wrong order
+/// (seen on 6.1 with usbtest cases 11 and 12). An answer of 0, "was done already", would make it
+/// give the URB back and then break the connection over the RET_SUBMIT of a URB it no longer knows.
+/// So the unlink is held until its submission comes, which is then stopped at once.
+///
+/// Only an unlink of a URB newer than all that have come is held; sequence numbers count up.
+#[derive(Debug, Default)]
+pub struct EarlyUnlinks {
+    newest: Option<u32>,
+    /// (seqnum to unlink, seqnum of the CMD_UNLINK), oldest first.
+    held: VecDeque<(u32, u32)>,
+}
+
+impl EarlyUnlinks {
+    /// Whether an unlink of the unknown `target` is held for now. If not it is to be answered.
+    pub fn hold(&mut self, target: u32, seqnum: u32) -> bool {
+        let is_early = self.newest.is_none_or(|newest| is_after(target, newest));
+        // The unlink itself is younger than its target: a peer that numbers otherwise is not held.
+        let counts_up = is_after(seqnum, target);
+        if !is_early || !counts_up || self.held.len() == HELD_UNLINKS {
+            return false;
+        }
+        self.held.push_back((target, seqnum));
+        true
+    }
+
+    /// Notes that the submission `seqnum` has come; returns, one by one, unlinks whose target is
+    /// older and so will not come any more. Call until `None`.
+    pub fn pass(&mut self, seqnum: u32) -> Option<u32> {
+        if self.newest.is_none_or(|newest| is_after(seqnum, newest)) {
+            self.newest = Some(seqnum);
+        }
+        let at = self.held.iter().position(|&(target, _)| is_after(seqnum, target))?;
+        self.held.remove(at).map(|(_, unlink)| unlink)
+    }
+
+    /// The unlink that waits for the submission `seqnum`, if any.
+    pub fn take(&mut self, seqnum: u32) -> Option<u32> {
+        let at = self.held.iter().position(|&(target, _)| target == seqnum)?;
+        self.held.remove(at).map(|(_, unlink)| unlink)
+    }
+}
+
+/// Most unlinks held; more are answered as unknown.
+const HELD_UNLINKS: usize = 64;
+
+/// Whether `a` comes after `b` in a sequence that wraps around.
+const fn is_after(a: u32, b: u32) -> bool {
+    a != b && a.wrapping_sub(b) < 1 << 31
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_unlink_that_overtook_its_submission_waits_for_it() {
+        let mut early = EarlyUnlinks::default();
+        assert_eq!(early.pass(10), None);
+        assert!(early.hold(12, 13), "12 has not come yet");
+        assert!(!early.hold(9, 14), "9 is older than 10: answered already");
+        assert!(!early.hold(10, 15));
+        assert_eq!(early.pass(11), None, "an older one of another endpoint");
+        assert_eq!(early.take(11), None);
+        assert_eq!(early.pass(12), None);
+        assert_eq!(early.take(12), Some(13));
+        assert_eq!(early.take(12), None);
+    }
+
+    #[test]
+    fn an_unlink_whose_submission_never_comes_is_let_go() {
+        let mut early = EarlyUnlinks::default();
+        assert!(early.hold(u32::MAX, 3), "before the first submission, across the wrap");
+        assert_eq!(early.pass(5), Some(3));
+        assert_eq!(early.pass(5), None);
+        assert!(!early.hold(7, 6), "a peer that does not count up");
+        for target in 0..100 {
+            assert_eq!(early.hold(10 + target, 1000), target < 64);
+        }
+    }
 
     #[test]
     fn form_depends_on_bytes_and_on_who_won() {

@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use crate::session::seqnums::SeqnumIndex;
 use crate::usb::transfer::Submission;
-use crate::wire::urb::{HEADER_BYTES, RetSubmit};
+use crate::wire::urb::{HEADER_BYTES, RetSubmit, RetUnlink};
 
 /// One URB between its CMD_SUBMIT and its last answer.
 #[derive(Debug)]
@@ -40,21 +40,26 @@ pub enum UrbState<B> {
     Done(Answer<B>),
 }
 
-/// The answer to a URB that has ended, not yet encoded.
+/// The answer to a URB that has ended, ready to leave.
 #[derive(Debug)]
-pub struct Answer<B> {
-    /// The fields of RET_SUBMIT.
-    pub ret: RetSubmit,
-    /// An answer with data or packet descriptors: the URB's block, and the part of it to send,
+pub enum Answer<B> {
+    /// RET_SUBMIT without a body.
+    Header(RetSubmit),
+    /// RET_SUBMIT with data or packet descriptors: the URB's block, and the part of it to send,
     /// header included.
-    pub encoded: Option<(B, Range<usize>)>,
+    Encoded(B, Range<usize>),
+    /// RET_UNLINK alone: the URB was stopped before it moved anything.
+    Unlinked(RetUnlink),
 }
 
 impl<B> Answer<B> {
     /// Bytes of the whole PDU.
     #[must_use]
     pub fn wire_bytes(&self) -> usize {
-        self.encoded.as_ref().map_or(HEADER_BYTES, |(_, range)| range.len())
+        match self {
+            Self::Header(_) | Self::Unlinked(_) => HEADER_BYTES,
+            Self::Encoded(_, range) => range.len(),
+        }
     }
 }
 

@@ -170,7 +170,7 @@ fn b21_each_violation_is_einval_and_never_reaches_the_device() {
         for direction in [Direction::In, Direction::Out] {
             let mut pair = Pair::new();
             pair.submit(&Submit::iso(1, direction, 64, layout));
-            assert_eq!(pair.device.seen, [], "{layout:?}");
+            assert_eq!(pair.device.seen, [0_u32; 0], "{layout:?}");
             let answers = pair.answers();
             let Answer::Submit { status, actual_length, error_count, packets, .. } = &answers[0]
             else {

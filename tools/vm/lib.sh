@@ -6,8 +6,8 @@
 #   REACTOR      auto, io-uring or epoll (default auto)
 #   COUNT        iterations of one usbtest case in one round (default 32)
 #   ROUNDS       how many rounds of all cases (default 1)
-#   PROGRESS     a file on a writable folder: rows that passed are appended, and skipped next time,
-#                so that a long run survives a guest that had to be killed
+#   PROGRESS     a file on a writable folder (run --out): rows are appended to it, and those that
+#                passed are skipped next time, so that a long run can be spread over several boots
 #   EXPORTER, IMPORTER   ours or stock: which program exports or imports (default ours); stock
 #                means the kernel's usbip-host and the usbip tool of the kernel's authors
 # shellcheck shell=bash
@@ -40,7 +40,11 @@ pass() {
     echo "PASS $1"
     [ -z "$PROGRESS" ] || echo "PASS $1" >>"$PROGRESS"
 }
-fail() { failed=$((failed + 1)); echo "FAIL $1: $2"; }
+fail() {
+    failed=$((failed + 1))
+    echo "FAIL $1: $2"
+    [ -z "$PROGRESS" ] || echo "FAIL $1: $2" >>"$PROGRESS"
+}
 not_run() { skipped=$((skipped + 1)); echo "NOT RUN $1: $2"; }
 done_before() { [ -n "$PROGRESS" ] && grep -qxF "PASS $1" "$PROGRESS" 2>/dev/null; }
 
@@ -59,16 +63,25 @@ row() {
 finish() {
     stop_servers
     check_dmesg "the kernel log" || true
-    [ "$skipped" = 0 ] || echo "$skipped not run"
-    echo "$passed passed, $failed failed"
+    count_rows
     [ "$failed" = 0 ]
     exit
+}
+
+# A run of several boots counts all of them.
+count_rows() {
+    if [ -n "$PROGRESS" ]; then
+        passed=$(grep -c '^PASS ' "$PROGRESS")
+        failed=$(grep -c '^FAIL ' "$PROGRESS")
+    fi
+    [ "$skipped" = 0 ] || echo "$skipped not run"
+    echo "$passed passed, $failed failed"
 }
 
 # A job that cannot go on (a case hangs inside the kernel) ends here; the guest is then rebooted.
 give_up() {
     fail "$1" "$2"
-    echo "$passed passed, $failed failed"
+    count_rows
     exit 1
 }
 

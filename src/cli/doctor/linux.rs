@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use usbip_fast_native::backend::Options;
 use usbip_fast_native::linux::uring::{self, Mode, Refused};
 use usbip_fast_native::linux::vhci::Files;
 use usbip_fast_native::process::is_superuser;
@@ -29,7 +30,7 @@ pub(super) fn findings() -> Vec<Finding> {
     let mut findings = vec![
         system.kernel(),
         system.rights(is_superuser()),
-        io_uring(&uring::open(uring::Options::default()).map(|(_, mode)| mode)),
+        io_uring(&uring::open(&Options::default()).map(|(_, mode)| mode)),
         system.locked_memory(),
         system.open_files(),
         system.usbfs(),

@@ -5,6 +5,7 @@ use std::path::Path;
 use usbip_fast_native::OsError;
 use usbip_fast_native::linux::sysfs;
 
+use crate::usb::descriptor::{Configuration, Configurations};
 use crate::usb::identity::{Class, DeviceDescription};
 use crate::usb::speed::Speed;
 
@@ -107,32 +108,20 @@ pub(super) fn describe(tree: &impl Tree, bus_id: &str) -> Result<DeviceDescripti
 }
 
 /// Numbers and classes (alternate setting 0) of the interfaces of a configuration, in the order of
-/// the descriptors: those of the device, then those of all configurations. Malformed ones end the
-/// list.
+/// the descriptors: those of the device, then those of all configurations.
 pub(super) fn interfaces(
     descriptors: &[u8],
     configuration: u8,
 ) -> impl Iterator<Item = (u8, Class)> + '_ {
-    const CONFIGURATION: u8 = 2;
-    const INTERFACE: u8 = 4;
-    let mut rest = descriptors;
-    let mut is_wanted = false;
-    std::iter::from_fn(move || {
-        loop {
-            let length = usize::from(*rest.first()?);
-            let (descriptor, behind) = rest.split_at_checked(length.max(2))?;
-            rest = behind;
-            match (descriptor[1], descriptor) {
-                (CONFIGURATION, &[_, _, _, _, _, value, ..]) => {
-                    is_wanted = configuration != 0 && value == configuration;
-                }
-                (INTERFACE, &[_, _, number, 0, _, class, subclass, protocol, ..]) if is_wanted => {
-                    return Some((number, Class { class, subclass, protocol }));
-                }
-                _ => {}
-            }
-        }
-    })
+    let configurations = Configurations::new(descriptors);
+    let configured = (configuration != 0).then_some(configuration);
+    let settings = configured
+        .and_then(|value| configurations.with_value(value))
+        .into_iter()
+        .flat_map(Configuration::settings);
+    settings
+        .filter(|setting| setting.alternate == 0)
+        .map(|setting| (setting.interface, setting.class))
 }
 
 /// Whether a name in the directory of devices is a device on a port: `1-1.2`, but neither `usb1`

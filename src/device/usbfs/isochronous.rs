@@ -3,9 +3,11 @@
 //! A client's packets may have gaps between them. OUT data is moved together before the transfer,
 //! IN data is moved apart after it, both in the URB's one block.
 
-use usbip_fast_native::linux::usbfs::PACKETS_PER_URB;
+use usbip_fast_native::linux::usbfs::{IsoPacket, PACKETS_PER_URB};
 
-use crate::usb::transfer::{BUFFER_OFFSET, ISO_PACKET_BYTES, Submission};
+use crate::usb::errno;
+use crate::usb::isochronous::{PacketDescriptor, Settled, packets, packets_mut, refuse, settle};
+use crate::usb::transfer::{BUFFER_OFFSET, Submission, block_bytes};
 
 /// usbfs URBs that a transfer of so many packets takes.
 pub(super) const fn pieces(packets: u32) -> usize {
@@ -13,80 +15,85 @@ pub(super) const fn pieces(packets: u32) -> usize {
 }
 
 /// Reads the packets' lengths and says whether there are gaps between them.
-pub(super) fn read_lengths(block: &[u8], submission: &Submission, lengths: &mut Vec<u32>) -> bool {
+pub(super) fn read_lengths(
+    block: &mut [u8],
+    submission: &Submission,
+    lengths: &mut Vec<u32>,
+) -> bool {
     lengths.clear();
     let mut has_gaps = false;
-    let mut expected = 0;
-    for (offset, length) in packets(block, submission) {
-        has_gaps |= offset != expected;
-        expected = offset + length;
-        lengths.push(u32::try_from(length).expect("a length of 32 bits"));
+    let mut end = 0;
+    for packet in packets(split(block, submission).1) {
+        has_gaps |= packet.offset.get() != end;
+        end = packet.offset.get() + packet.length.get();
+        lengths.push(packet.length.get());
     }
     has_gaps
 }
 
 /// Moves OUT data together, so that each packet follows its predecessor.
 pub(super) fn compact(block: &mut [u8], submission: &Submission) {
-    let mut to = BUFFER_OFFSET;
-    for index in 0..submission.packets as usize {
-        let (offset, length) = packet(block, submission, index);
-        let from = BUFFER_OFFSET + offset;
-        block.copy_within(from..from + length, to);
+    let (buffer, descriptors) = split(block, submission);
+    let mut to = 0;
+    for (offset, length, _) in packets(descriptors).iter().map(sizes) {
+        buffer.copy_within(offset..offset + length, to);
         to += length;
     }
 }
 
 /// Moves IN data apart: each packet, now behind the full lengths of its predecessors, to its
 /// offset. Offsets are never below that place, so going from the last to the first loses nothing.
+/// Comes after [`conclude`].
 pub(super) fn spread(block: &mut [u8], submission: &Submission) {
-    let mut from = BUFFER_OFFSET;
-    from += packets(block, submission).map(|(_, length)| length).sum::<usize>();
-    for index in (0..submission.packets as usize).rev() {
-        let (offset, length) = packet(block, submission, index);
+    let (buffer, descriptors) = split(block, submission);
+    let packets = packets(descriptors);
+    let mut from: usize = packets.iter().map(|packet| sizes(packet).1).sum();
+    for (offset, length, actual) in packets.iter().map(sizes).rev() {
         from -= length;
-        let actual = word(block, descriptor(submission, index) + 8) as usize;
-        block.copy_within(from..from + actual, BUFFER_OFFSET + offset);
+        buffer.copy_within(from..from + actual, offset);
     }
 }
 
-/// Writes the result of packet `index` into its descriptor and returns the bytes moved, which are
-/// never above the packet's length.
-pub(super) fn write_result(
+/// Writes the results of a piece's packets into the descriptors from `first` on, as they are.
+/// Returns the index behind them.
+pub(super) fn record(
     block: &mut [u8],
     submission: &Submission,
-    index: usize,
-    actual_length: u32,
-    status: u32,
-) -> u32 {
-    let at = descriptor(submission, index);
-    let actual_length = actual_length.min(word(block, at + 4));
-    block[at + 8..at + 12].copy_from_slice(&actual_length.to_be_bytes());
-    block[at + 12..at + 16].copy_from_slice(&status.to_be_bytes());
-    actual_length
+    first: usize,
+    results: &[IsoPacket],
+) -> usize {
+    let descriptors = packets_mut(split(block, submission).1);
+    for (descriptor, result) in descriptors[first..].iter_mut().zip(results) {
+        descriptor.actual_length = result.actual_length.into();
+        descriptor.status = result.status.cast_signed().into();
+    }
+    first + results.len()
 }
 
-fn packets(block: &[u8], submission: &Submission) -> impl Iterator<Item = (usize, usize)> {
-    (0..submission.packets as usize).map(|index| packet(block, submission, index))
+/// Marks the packets from `first` on as not transferred, and adds all up.
+pub(super) fn conclude(block: &mut [u8], submission: &Submission, first: usize) -> Settled {
+    let descriptors = packets_mut(split(block, submission).1);
+    refuse(&mut descriptors[first..], -errno::EXDEV);
+    settle(descriptors, submission.length)
 }
 
-/// Offset and length of a packet in bytes; validated before the submission was made.
-fn packet(block: &[u8], submission: &Submission, index: usize) -> (usize, usize) {
-    let at = descriptor(submission, index);
-    (word(block, at) as usize, word(block, at + 4) as usize)
+/// Transfer buffer and packet descriptors of a block.
+fn split<'a>(block: &'a mut [u8], submission: &Submission) -> (&'a mut [u8], &'a mut [u8]) {
+    let bytes = block_bytes(submission.length, submission.packets);
+    block[BUFFER_OFFSET..bytes].split_at_mut(submission.length as usize)
 }
 
-fn descriptor(submission: &Submission, index: usize) -> usize {
-    BUFFER_OFFSET + submission.length as usize + index * ISO_PACKET_BYTES
-}
-
-fn word(block: &[u8], at: usize) -> u32 {
-    u32::from_be_bytes(block[at..at + 4].try_into().expect("four bytes"))
+/// Offset, length and actual length of a packet, in bytes.
+fn sizes(packet: &PacketDescriptor) -> (usize, usize, usize) {
+    let [offset, length, actual] =
+        [packet.offset, packet.length, packet.actual_length].map(|size| size.get() as usize);
+    (offset, length, actual)
 }
 
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::usb::transfer::{Direction, TransferFlags, TransferType, block_bytes};
+    use crate::usb::transfer::{Direction, TransferFlags, TransferType};
 
     /// A submission and its block's bytes, with packets of these offsets and lengths.
     pub fn transfer(
@@ -106,10 +113,9 @@ pub(super) mod tests {
             start_frame: 0,
         };
         let mut block = vec![0; block_bytes(length, submission.packets)];
-        for (index, (offset, length)) in packets.iter().enumerate() {
-            let at = descriptor(&submission, index);
-            block[at..at + 4].copy_from_slice(&offset.to_be_bytes());
-            block[at + 4..at + 8].copy_from_slice(&length.to_be_bytes());
+        let descriptors = packets_mut(split(&mut block, &submission).1);
+        for (descriptor, &(offset, length)) in descriptors.iter_mut().zip(packets) {
+            *descriptor = PacketDescriptor::new(offset, length);
         }
         (submission, block)
     }
@@ -130,8 +136,8 @@ pub(super) mod tests {
             (&[(0, 10)], false),
         ];
         for (packets, gaps) in cases {
-            let (submission, block) = transfer(Direction::Out, 20, packets);
-            assert_eq!(read_lengths(&block, &submission, &mut lengths), gaps, "{packets:?}");
+            let (submission, mut block) = transfer(Direction::Out, 20, packets);
+            assert_eq!(read_lengths(&mut block, &submission, &mut lengths), gaps, "{packets:?}");
             assert!(lengths.iter().eq(packets.iter().map(|(_, length)| length)));
         }
     }
@@ -148,15 +154,29 @@ pub(super) mod tests {
     fn in_data_is_moved_apart_and_short_packets_keep_their_place() {
         let (submission, mut block) = transfer(Direction::In, 12, &[(1, 3), (5, 3), (9, 3)]);
         block[BUFFER_OFFSET..BUFFER_OFFSET + 9].copy_from_slice(b"abcde.fgh");
-        let moved: Vec<_> = [3, 2, 9]
-            .into_iter()
-            .enumerate()
-            .map(|(index, actual)| write_result(&mut block, &submission, index, actual, 0))
-            .collect();
-        assert_eq!(moved, [3, 2, 3], "never above the length");
+        let result = |actual_length, status| IsoPacket { length: 3, actual_length, status };
+        let results = [result(3, 0), result(2, (-18_i32).cast_unsigned())];
+        assert_eq!(record(&mut block, &submission, 0, &results), 2);
+        assert_eq!(record(&mut block, &submission, 2, &[result(3, 0)]), 3);
+        let settled = conclude(&mut block, &submission, 3);
+        assert_eq!((settled.actual_length, settled.error_count), (8, 1));
         spread(&mut block, &submission);
         assert_eq!(&block[BUFFER_OFFSET + 1..BUFFER_OFFSET + 4], b"abc");
         assert_eq!(&block[BUFFER_OFFSET + 5..BUFFER_OFFSET + 7], b"de");
         assert_eq!(&block[BUFFER_OFFSET + 9..BUFFER_OFFSET + 12], b"fgh");
+    }
+
+    #[test]
+    fn packets_that_never_were_are_failed() {
+        let (submission, mut block) = transfer(Direction::In, 9, &[(0, 3), (3, 3), (6, 3)]);
+        let results = [IsoPacket { length: 3, actual_length: 3, status: 0 }];
+        let behind = record(&mut block, &submission, 0, &results);
+        let settled = conclude(&mut block, &submission, behind);
+        assert_eq!((settled.actual_length, settled.error_count), (3, 2));
+        let statuses: Vec<i32> = packets(split(&mut block, &submission).1)
+            .iter()
+            .map(|packet| packet.status.get())
+            .collect();
+        assert_eq!(statuses, [0, -18, -18]);
     }
 }

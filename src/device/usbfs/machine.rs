@@ -20,6 +20,7 @@ use super::isochronous;
 use super::translate::{self, Action};
 use crate::device::{Completed, DeviceState};
 use crate::usb::errno;
+use crate::usb::isochronous::Settled;
 use crate::usb::transfer::{
     BUFFER_OFFSET, Direction, Finished, SETUP_OFFSET, Submission, TransferType,
 };
@@ -252,8 +253,9 @@ impl<U: Urbs> Machine<U> {
                 Ok(Some((_, false))) => {}
                 Ok(None) => self.is_reapable = false,
                 Err(_) => {
-                    self.is_reapable = false;
                     self.device_gone(now);
+                    // What the kernel still has comes later: the deadline looks for it.
+                    self.is_reapable = false;
                 }
             }
         }
@@ -410,7 +412,7 @@ impl<U: Urbs> Machine<U> {
         }
         let mut has_gaps = false;
         if is_iso {
-            has_gaps = isochronous::read_lengths(block.as_ref(), &submission, &mut self.lengths);
+            has_gaps = isochronous::read_lengths(block.as_mut(), &submission, &mut self.lengths);
             if has_gaps && submission.direction == Direction::Out {
                 isochronous::compact(block.as_mut(), &submission);
             }
@@ -457,12 +459,9 @@ impl<U: Urbs> Machine<U> {
     }
 
     fn answer(&mut self, submission: &Submission, mut block: Block, status: i32) {
-        let mut errors = 0;
-        if submission.kind == TransferType::Isochronous {
-            errors = skip_packets(block.as_mut(), submission, 0);
-        }
-        let finished =
-            Finished { slot: submission.slot, status, actual_length: 0, error_count: errors };
+        let Settled { actual_length, error_count } =
+            isochronous::conclude(block.as_mut(), submission, 0);
+        let finished = Finished { slot: submission.slot, status, actual_length, error_count };
         self.finished.push_back(Completed { finished, block });
     }
 
@@ -529,35 +528,24 @@ fn finish_plain(urbs: &mut impl Urbs, id: TransferId, urb: &Flying) -> Completed
 
 fn finish_iso(urbs: &mut impl Urbs, id: TransferId, urb: &Flying) -> Completed {
     let submission = &urb.submission;
-    let mut status = 0;
-    let (mut actual_length, mut error_count, mut packet) = (0, 0, 0);
+    let (mut status, mut packet) = (0, 0);
     let mut block = urbs.finish(id, &mut |block, reaped| {
         if status == 0 {
             status = translate::reaped_status(reaped.status, urb.is_cancelled);
         }
-        for result in reaped.packets {
-            let block = block.as_mut();
-            let (actual, status) = (result.actual_length, result.status);
-            actual_length += isochronous::write_result(block, submission, packet, actual, status);
-            error_count += u32::from(status != 0);
-            packet += 1;
-        }
+        packet = isochronous::record(block.as_mut(), submission, packet, reaped.packets);
     });
-    error_count += skip_packets(block.as_mut(), submission, packet);
+    let Settled { actual_length, error_count } =
+        isochronous::conclude(block.as_mut(), submission, packet);
     if urb.has_gaps && submission.direction == Direction::In {
         isochronous::spread(block.as_mut(), submission);
     }
     let status = urb.failure.unwrap_or(status);
-    let slot = submission.slot;
-    Completed { finished: Finished { slot, status, actual_length, error_count }, block }
+    Completed {
+        finished: Finished { slot: submission.slot, status, actual_length, error_count },
+        block,
+    }
 }
 
-/// Marks the packets from `first` on as not transferred and returns how many they are.
-fn skip_packets(block: &mut [u8], submission: &Submission, first: usize) -> u32 {
-    const NOT_TRANSFERRED: u32 = (-errno::EXDEV) as u32;
-    let count = submission.packets as usize;
-    for index in first..count {
-        isochronous::write_result(block, submission, index, 0, NOT_TRANSFERRED);
-    }
-    u32::try_from(count - first).expect("the count is a 32-bit number")
-}
+#[cfg(test)]
+mod tests;

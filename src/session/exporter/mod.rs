@@ -27,10 +27,10 @@ pub use transmit::Transmit;
 use crate::limits;
 use crate::session::flow::{Lane, Lanes, Reply};
 use crate::session::order::EndpointOrder;
-use crate::session::unlink::UnlinkForm;
+use crate::session::unlink::{EarlyUnlinks, UnlinkForm};
 use crate::session::urbs::{Answer, Urb, UrbState, UrbTable};
 use crate::usb::endpoint::EndpointMap;
-use crate::usb::errno::EOVERFLOW;
+use crate::usb::errno::{ECONNRESET, EOVERFLOW};
 use crate::usb::setup::{Setup, StandardRequest};
 use crate::usb::transfer::{Direction, Finished, Submission, TransferType};
 use crate::wire::encode;
@@ -51,6 +51,7 @@ pub struct Exporter<B> {
     cancels: VecDeque<u32>,
     /// CMD_UNLINKs for a URB that another CMD_UNLINK already wants ended: (slot, seqnum).
     further_unlinks: Vec<(u32, u32)>,
+    early_unlinks: EarlyUnlinks,
     charged_bytes: usize,
     periodic_urbs: usize,
     device_gone: bool,
@@ -92,6 +93,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Exporter<B> {
             submissions: VecDeque::new(),
             cancels: VecDeque::new(),
             further_unlinks: Vec::new(),
+            early_unlinks: EarlyUnlinks::default(),
             charged_bytes: 0,
             periodic_urbs: 0,
             device_gone: false,
@@ -226,13 +228,13 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Exporter<B> {
         }
     }
 
-    /// RET_UNLINK(-ECONNRESET) and nothing else.
+    /// RET_UNLINK(-ECONNRESET) and nothing else. It stands in the table until it leaves, so that
+    /// whatever the peer still says of this URB is answered behind it.
     fn answer_unlinked(&mut self, slot: u32) {
-        let urb = self.forget(slot);
-        let seqnum = urb.unlink.expect("only an unlinked URB is answered so");
-        let lane = Lane::of(urb.submission.kind);
-        self.push_unlink(lane, RetUnlink { seqnum, status: -crate::usb::errno::ECONNRESET });
-        self.push_further_unlinks(slot, lane);
+        let urb = self.urbs.get_mut(slot).expect("an unlinked URB is in the table");
+        let seqnum = urb.unlink.take().expect("only an unlinked URB is answered so");
+        urb.state = UrbState::Done(Answer::Unlinked(RetUnlink { seqnum, status: -ECONNRESET }));
+        self.release(slot);
     }
 
     /// Lets the answers of an endpoint out, oldest first, up to the first URB not done.
@@ -257,8 +259,8 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Exporter<B> {
         self.lanes.push(lane, Reply::Submit(slot));
         if let Some(seqnum) = unlink {
             self.push_unlink(lane, RetUnlink { seqnum, status: 0 });
-            self.push_further_unlinks(slot, lane);
         }
+        self.push_further_unlinks(slot, lane);
     }
 
     fn push_unlink(&mut self, lane: Lane, reply: RetUnlink) {
@@ -311,11 +313,13 @@ fn make_answer<B: AsMut<[u8]>>(
         error_count,
     };
     let carries_data = packets > 0 || (direction == Direction::In && actual_length > 0);
-    let encoded = block.filter(|_| carries_data).map(|mut block| {
-        let range = encode::encode_reply(block.as_mut(), direction, length, packets, &ret);
-        (block, range)
-    });
-    Answer { ret, encoded }
+    match block {
+        Some(mut block) if carries_data => {
+            let range = encode::encode_reply(block.as_mut(), direction, length, packets, &ret);
+            Answer::Encoded(block, range)
+        }
+        _ => Answer::Header(ret),
+    }
 }
 
 /// Whether a URB of this type is served at fixed times, so that its answer must not wait.

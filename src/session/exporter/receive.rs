@@ -166,6 +166,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Exporter<B> {
         let Some(slot) = self.urbs.next_slot().filter(|_| bytes <= hard_bytes()) else {
             return self.stop(SessionEnd::Overload { urbs: self.urbs.len(), bytes });
         };
+        self.see_submit(submit.seqnum);
         let refusal = self.refuse(submit, kind);
         let wanted = refusal.is_none().then(|| block_bytes(submit.buffer_length, packets));
         let block = wanted.and_then(|bytes| memory.allocate(bytes));
@@ -194,6 +195,13 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Exporter<B> {
             return;
         }
         self.prepare_body(slot, submit, payload + packets * ISO_PACKET_BYTES);
+    }
+
+    /// CMD_UNLINKs held for a CMD_SUBMIT that this one shows will never come are answered.
+    fn see_submit(&mut self, seqnum: u32) {
+        while let Some(unlink) = self.early_unlinks.pass(seqnum) {
+            self.push_unlink(Lane::Urgent, RetUnlink { seqnum: unlink, status: 0 });
+        }
     }
 
     fn stop_wrong_device(&mut self, got: u32) {
@@ -230,7 +238,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Exporter<B> {
             number_of_packets,
             charged_bytes,
             state: UrbState::Receiving(block),
-            unlink: None,
+            unlink: self.early_unlinks.take(submit.seqnum),
         });
     }
 
@@ -296,6 +304,11 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Exporter<B> {
             return self.answer_refused(slot, status);
         }
         self.counters.urbs += 1;
+        if urb.unlink.is_some() {
+            let Submission { endpoint, direction, .. } = urb.submission;
+            self.answer_unlinked(slot);
+            return self.release_in_order(endpoint, direction);
+        }
         let UrbState::Receiving(Some(block)) =
             std::mem::replace(&mut urb.state, UrbState::InFlight)
         else {
@@ -329,6 +342,9 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Exporter<B> {
         }
         self.counters.unlinks += 1;
         let Some(slot) = self.urbs.find(unlink.unlink_seqnum) else {
+            if self.early_unlinks.hold(unlink.unlink_seqnum, unlink.seqnum) {
+                return;
+            }
             // Answered already, or never seen.
             return self.push_unlink(Lane::Urgent, RetUnlink { seqnum: unlink.seqnum, status: 0 });
         };

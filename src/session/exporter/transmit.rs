@@ -84,10 +84,10 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Exporter<B> {
 
     fn take_large(&mut self, reply: Reply) -> (B, Range<usize>) {
         let Reply::Submit(slot) = reply else { unreachable!("only an answer with data is large") };
-        let UrbState::Done(answer) = self.retire(slot).state else {
-            unreachable!("a queued answer is done")
+        let UrbState::Done(Answer::Encoded(block, range)) = self.retire(slot).state else {
+            unreachable!("only an answer with data is large")
         };
-        answer.encoded.expect("only an answer with data is large")
+        (block, range)
     }
 
     fn write_small(&mut self, reply: Reply, room: &mut [u8]) {
@@ -100,9 +100,10 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Exporter<B> {
         let UrbState::Done(answer) = self.retire(slot).state else {
             unreachable!("a queued answer is done")
         };
-        match answer.encoded {
-            Some((block, range)) => room.copy_from_slice(&block.as_ref()[range]),
-            None => answer.ret.emit(room.try_into().expect("sized for a header")),
+        match answer {
+            Answer::Header(ret) => ret.emit(room.try_into().expect("sized for a header")),
+            Answer::Encoded(block, range) => room.copy_from_slice(&block.as_ref()[range]),
+            Answer::Unlinked(ret) => ret.emit(room.try_into().expect("sized for a header")),
         }
     }
 

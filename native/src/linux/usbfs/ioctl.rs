@@ -92,6 +92,20 @@ pub(super) mod number {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UrbAddress(pub(super) usize);
 
+impl UrbAddress {
+    /// The address as a number.
+    #[must_use]
+    pub const fn to_bits(self) -> usize {
+        self.0
+    }
+
+    /// The name behind a number made by [`UrbAddress::to_bits`].
+    #[must_use]
+    pub const fn from_bits(bits: usize) -> Self {
+        Self(bits)
+    }
+}
+
 /// The half of an open node whose calls wait for the device, for the hub thread or for drivers.
 /// It can move to another thread. It cannot submit and it cannot reap.
 #[derive(Debug)]
