@@ -105,6 +105,8 @@ struct Harness {
     pattern: Rc<Pattern>,
     endpoints: EndpointMap,
     held: Vec<(Submission, Counted)>,
+    /// Slots that the device was asked to cancel.
+    cancelled: Vec<u32>,
     stream: VecDeque<u8>,
     send_buffer: Vec<u8>,
     next_seqnum: u32,
@@ -130,6 +132,7 @@ impl Harness {
             pattern,
             endpoints,
             held: Vec::new(),
+            cancelled: Vec::new(),
             stream: VecDeque::new(),
             send_buffer: vec![0; limits::SEND_BUFFER_BYTES],
             next_seqnum: 1,
@@ -247,6 +250,7 @@ impl Harness {
         while let Some(slot) = self.exporter.poll_cancel() {
             let held = self.held.iter().any(|(submission, _)| submission.slot == slot);
             assert!(held, "only what the device has is cancelled");
+            self.cancelled.push(slot);
         }
     }
 
@@ -266,6 +270,10 @@ impl Harness {
     fn finish_one(&mut self, index: usize, status: i32, actual: u32, salt: u8) {
         let (submission, mut block) = self.held.remove(index);
         let Submission { slot, start_frame: name, kind, length, packets, .. } = submission;
+        // A device stops only what it was asked to stop.
+        let cancelled = self.cancelled.contains(&slot);
+        self.cancelled.retain(|&other| other != slot);
+        let status = if status == -104 && !cancelled { -71 } else { status };
         let (finished, result) = match packets {
             0 => {
                 let fits = actual <= length;

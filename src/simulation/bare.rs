@@ -12,6 +12,7 @@ use crate::session::exporter::{Exporter, SessionEnd};
 use crate::simulation::descriptors::{DEVICE_ID, descriptors};
 use crate::simulation::oracle::{Broken, Oracle, Seen};
 use crate::simulation::random::Random;
+use crate::simulation::side::Side;
 use crate::simulation::wire::Wire;
 use crate::usb::endpoint::EndpointMap;
 
@@ -27,6 +28,8 @@ pub struct Bare {
     /// How many bytes one receive brings at most.
     piece: usize,
     stopped: bool,
+    wire: Wire,
+    now: Duration,
 }
 
 /// What a send in flight still has to do, and the block that it owns.
@@ -52,47 +55,57 @@ impl Bare {
             receive_buffer: vec![0; limits::RECEIVE_BUFFER_BYTES],
             piece: random.pick(&[3, 50, 500, 5000, 70_000]),
             stopped: false,
+            wire: Wire::new(random.pick(&[200, 5000, 60_000, 500_000])),
+            now: Duration::from_secs(1),
         }
     }
+}
 
-    /// Why the session is over, if it is.
-    #[must_use]
-    pub fn end(&self) -> Option<&SessionEnd> {
+impl Side for Bare {
+    fn client_sends(&mut self, bytes: &[u8]) {
+        self.wire.client_sends(bytes);
+    }
+
+    fn client_has_room(&self) -> bool {
+        self.wire.client_room() > 0
+    }
+
+    fn client_closes(&mut self) {
+        self.wire.closed = true;
+    }
+
+    fn client_reads(&mut self, limit: usize) -> Result<usize, Broken> {
+        Ok(self.wire.client_reads(limit))
+    }
+
+    fn end(&self) -> Option<&SessionEnd> {
         self.exporter.end()
     }
 
-    /// Whether it was ended from our side.
-    #[must_use]
-    pub fn was_stopped(&self) -> bool {
+    fn was_stopped(&self) -> bool {
         self.stopped
     }
 
-    /// Ends it from our side.
-    pub fn stop(&mut self, reason: SessionEnd) {
+    fn stop(&mut self, reason: SessionEnd) {
         self.stopped = true;
         self.exporter.stop(reason);
     }
 
-    /// From now on receives bring all there is.
-    pub fn hasten(&mut self) {
+    fn hasten(&mut self) {
         self.piece = self.receive_buffer.len();
+        self.wire.capacity = 1 << 30;
     }
 
-    /// One turn: some of what may be done is done. What reaches the wire is appended to `given`.
-    ///
-    /// # Errors
-    ///
-    /// The rule that the session broke.
-    pub fn turn(
+    fn turn(
         &mut self,
-        wire: &mut Wire,
         oracle: &mut Oracle,
         random: &mut Random,
-        now: Duration,
         given: &mut Vec<(usize, Seen)>,
     ) -> Result<(), Broken> {
+        self.now += Duration::from_micros(random.below(400).into());
+        let now = self.now;
         if random.chance(70) {
-            self.receive(wire, oracle, random)?;
+            self.receive(oracle, random)?;
         }
         if random.chance(90) {
             self.hand_over(now);
@@ -107,7 +120,7 @@ impl Bare {
             oracle.told_gone();
         }
         if random.chance(70) {
-            self.transmit(wire, oracle, random, given)?;
+            self.transmit(oracle, random, given)?;
         }
         // The audit looks at every URB, so it looks at crowded tables less often.
         let crowd = u32::try_from(self.exporter.outstanding() / 16).expect("a bounded table");
@@ -117,13 +130,41 @@ impl Bare {
         self.check(oracle)
     }
 
+    fn is_quiet(&self) -> bool {
+        self.sending.is_none() && !self.exporter.has_transmit() && self.wire.receivable() == 0
+    }
+
+    /// In some order.
+    fn dismantle(mut self: Box<Self>, random: &mut Random) -> Result<(), Broken> {
+        let now = self.now;
+        self.device.close(now);
+        let mut lent = self.receive.take();
+        if random.chance(50) {
+            self.return_lent(lent.take(), random);
+        }
+        if self.exporter.poll_submission().is_some() {
+            return Err("a URB for the device after the end of the session".into());
+        }
+        let later = now + Duration::from_secs(1);
+        while let Some(completed) = self.device.poll(later) {
+            self.exporter.handle_finished(completed.finished, completed.block);
+        }
+        self.return_lent(lent, random);
+        if self.device.state() != DeviceState::Closed && self.device.state() != DeviceState::Gone {
+            return Err(format!("the device is {:?} after its close", self.device.state()));
+        }
+        let Self { exporter, device, arena, sending, .. } = *self;
+        drop((exporter, device, sending));
+        match arena.lent_blocks() {
+            0 => Ok(()),
+            blocks => Err(format!("{blocks} blocks leaked")),
+        }
+    }
+}
+
+impl Bare {
     /// Starts a receive, or completes it with what the wire has.
-    fn receive(
-        &mut self,
-        wire: &mut Wire,
-        oracle: &mut Oracle,
-        random: &mut Random,
-    ) -> Result<(), Broken> {
+    fn receive(&mut self, oracle: &mut Oracle, random: &mut Random) -> Result<(), Broken> {
         if self.exporter.end().is_some() {
             return Ok(());
         }
@@ -133,8 +174,8 @@ impl Bare {
             self.receive = Some(lent);
             return Ok(());
         };
-        let ready = wire.receivable();
-        if ready == 0 && !wire.closed {
+        let ready = self.wire.receivable();
+        if ready == 0 && !self.wire.closed {
             self.receive = Some(lent);
             return Ok(());
         }
@@ -148,11 +189,11 @@ impl Bare {
         let mut direct = 0;
         let lent = lent.map(|(mut block, range)| {
             direct = count.min(range.len());
-            wire.receive(&mut block.as_mut()[range.start..range.start + direct]);
+            self.wire.receive(&mut block.as_mut()[range.start..range.start + direct]);
             (block, direct)
         });
         let behind = (count - direct).min(self.receive_buffer.len());
-        wire.receive(&mut self.receive_buffer[..behind]);
+        self.wire.receive(&mut self.receive_buffer[..behind]);
         let Self { exporter, device, arena, receive_buffer, .. } = self;
         let mut memory = |bytes| device.allocate(arena, bytes);
         exporter.handle_received(lent, &receive_buffer[..behind], &mut memory);
@@ -171,7 +212,6 @@ impl Bare {
 
     fn transmit(
         &mut self,
-        wire: &mut Wire,
         oracle: &mut Oracle,
         random: &mut Random,
         given: &mut Vec<(usize, Seen)>,
@@ -180,7 +220,7 @@ impl Bare {
             let rest = &sending.bytes[sending.sent..];
             let most = u32::try_from(rest.len()).expect("at most 16 MiB");
             let short = if random.chance(20) { random.between(1, most) } else { most };
-            sending.sent += wire.send(&rest[..short as usize]);
+            sending.sent += self.wire.send(&rest[..short as usize]);
             if sending.sent == sending.bytes.len() {
                 self.sending = None;
             }
@@ -220,42 +260,6 @@ impl Bare {
         }
         let (held, known) = (self.exporter.outstanding(), oracle.outstanding());
         if held == known { Ok(()) } else { Err(format!("{held} URBs in the table, not {known}")) }
-    }
-
-    /// Whether nothing is under way on this side.
-    #[must_use]
-    pub fn is_quiet(&self) -> bool {
-        self.sending.is_none() && !self.exporter.has_transmit()
-    }
-
-    /// Takes everything apart in some order, and counts what is left.
-    ///
-    /// # Errors
-    ///
-    /// Blocks that are nowhere, or a URB submitted after the end.
-    pub fn dismantle(mut self, random: &mut Random, now: Duration) -> Result<(), Broken> {
-        self.device.close(now);
-        let mut lent = self.receive.take();
-        if random.chance(50) {
-            self.return_lent(lent.take(), random);
-        }
-        if self.exporter.poll_submission().is_some() {
-            return Err("a URB for the device after the end of the session".into());
-        }
-        let later = now + Duration::from_secs(1);
-        while let Some(completed) = self.device.poll(later) {
-            self.exporter.handle_finished(completed.finished, completed.block);
-        }
-        self.return_lent(lent, random);
-        if self.device.state() != DeviceState::Closed && self.device.state() != DeviceState::Gone {
-            return Err(format!("the device is {:?} after its close", self.device.state()));
-        }
-        let Self { exporter, device, arena, sending, .. } = self;
-        drop((exporter, device, sending));
-        match arena.lent_blocks() {
-            0 => Ok(()),
-            blocks => Err(format!("{blocks} blocks leaked")),
-        }
     }
 
     /// A receive that was in flight at the end comes back, perhaps with bytes.

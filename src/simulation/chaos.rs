@@ -152,22 +152,25 @@ impl Chaos {
         }
     }
 
-    /// Index of a URB that may end now.
-    fn ripe(&self, now: Duration) -> Option<usize> {
-        let hurry = self.notes.borrow().hurry;
+    /// The URBs that may end when they are due, with their index.
+    fn free(&self) -> impl Iterator<Item = (usize, &Held)> {
         let mut blocked = 0_u64;
-        for (index, held) in self.held.iter().enumerate() {
+        self.held.iter().enumerate().filter(move |(_, held)| {
             let Submission { endpoint, direction, .. } = held.submission;
             let inward = direction == Direction::In && endpoint != 0;
             let bit = 1_u64 << (u32::from(endpoint) * 2 + u32::from(inward));
-            let due = hurry || held.due.is_some_and(|due| due <= now);
             let free = !self.manners.ordered || held.cancelled || blocked & bit == 0;
-            if due && free {
-                return Some(index);
-            }
             blocked |= bit;
-        }
-        None
+            free
+        })
+    }
+
+    /// Index of a URB that may end now.
+    fn ripe(&self, now: Duration) -> Option<usize> {
+        let hurry = self.notes.borrow().hurry;
+        let mut free = self.free();
+        let ripe = free.find(|(_, held)| hurry || held.due.is_some_and(|due| due <= now));
+        ripe.map(|(index, _)| index)
     }
 
     /// Does the transfer, or a part of it.
@@ -339,7 +342,7 @@ impl Device for Chaos {
     }
 
     fn deadline(&self) -> Option<Duration> {
-        self.held.iter().filter_map(|held| held.due).min()
+        self.free().filter_map(|(_, held)| held.due).min()
     }
 
     fn close(&mut self, now: Duration) {

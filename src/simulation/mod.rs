@@ -16,6 +16,8 @@ pub mod oracle;
 pub mod pattern;
 pub mod plan;
 pub mod random;
+pub mod served;
+pub mod side;
 pub mod torture;
 pub mod trace;
 pub mod wire;
@@ -24,7 +26,6 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
-use std::time::Duration;
 
 use bare::Bare;
 use chaos::{Chaos, Manners, Notes};
@@ -33,8 +34,9 @@ use oracle::{Broken, Oracle, Seen, Tallies};
 use pattern::Pattern;
 use plan::Pdu;
 use random::Random;
+use served::Served;
+use side::Side;
 use trace::Trace;
-use wire::Wire;
 
 use crate::session::exporter::SessionEnd;
 
@@ -49,7 +51,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { turns: 600 }
+        Self { turns: 400 }
     }
 }
 
@@ -103,16 +105,16 @@ struct World {
     notes: Rc<RefCell<Notes>>,
     pattern: Rc<Pattern>,
     client: Client,
-    wire: Wire,
     oracle: Oracle,
-    server: Bare,
-    now: Duration,
+    server: Box<dyn Side>,
     /// Given by the session, not read by the client: (bytes left, answer).
     unread: VecDeque<(usize, Seen)>,
     fate: Fate,
     pdus: u64,
     /// The client has done its last act.
     silent: bool,
+    /// That act was hostile, and the client has closed its side.
+    struck: bool,
     /// Winding down: no part of the world is slow any more.
     hurry: bool,
 }
@@ -162,23 +164,28 @@ impl World {
         let mut oracle = Oracle::new(Rc::clone(&notes), Rc::clone(&pattern));
         oracle.may_refuse_memory = manners.no_memory > 0;
         oracle.may_overload = character.is_greedy();
-        let capacity = random.pick(&[200, 5000, 60_000, 500_000]);
+        let device = Box::new(device);
+        let served = random.chance(30);
+        let server: Box<dyn Side> = match served {
+            true => Box::new(Served::new(device, Rc::clone(&notes), &mut random)),
+            false => Box::new(Bare::new(device, &mut random)),
+        };
+        trace.borrow_mut().note(|| format!("with reactor: {served}"));
         trace.borrow_mut().note(|| format!("{character:?} {manners:?} {fate:?}"));
         Self {
             client: Client::new(character, first, random.fork()),
-            server: Bare::new(Box::new(device), &mut random),
-            wire: Wire::new(capacity),
+            server,
             turns: options.turns,
             random,
             trace,
             notes,
             pattern,
             oracle,
-            now: Duration::from_secs(1),
             unread: VecDeque::new(),
             fate,
             pdus: 0,
             silent: false,
+            struck: false,
             hurry: false,
         }
     }
@@ -220,11 +227,12 @@ impl World {
         {
             self.send(pdu, bytes);
             self.silent = true;
-            self.wire.closed = true;
+            self.struck = true;
+            self.server.client_closes();
             return;
         }
         for _ in 0..self.random.between(0, self.fate.burst) {
-            if self.wire.client_room() == 0 {
+            if !self.server.client_has_room() {
                 return;
             }
             let Some(pdu) = self.client.act() else { return };
@@ -237,69 +245,69 @@ impl World {
     fn send(&mut self, pdu: Pdu, bytes: usize) {
         self.pdus += 1;
         self.trace.borrow_mut().note(|| format!("client: {}", pdu.brief()));
-        self.wire.client_sends(&pdu.bytes(&self.pattern)[..bytes]);
+        self.server.client_sends(&pdu.bytes(&self.pattern)[..bytes]);
         let size = pdu.wire_bytes();
         self.oracle.sent(pdu, size);
     }
 
     /// One turn of everything but the client's wish to send.
     fn turn(&mut self) -> Result<(), Broken> {
-        self.now += Duration::from_micros(self.random.below(400).into());
         let mut given = Vec::new();
-        let Self { server, wire, oracle, random, now, .. } = self;
-        server.turn(wire, oracle, random, *now, &mut given)?;
+        self.server.turn(&mut self.oracle, &mut self.random, &mut given)?;
         for (bytes, seen) in given {
             self.trace.borrow_mut().note(|| format!("session: {seen:?}"));
             self.unread.push_back((bytes, seen));
         }
         if self.random.chance(self.fate.reads) {
-            self.client_reads();
+            self.client_reads()?;
         }
         Ok(())
     }
 
-    fn client_reads(&mut self) {
+    fn client_reads(&mut self) -> Result<(), Broken> {
         let some = self.random.pick(&[48, 1000, 100_000, usize::MAX]);
         let limit = if self.hurry { usize::MAX } else { some };
-        let mut bytes = self.wire.client_reads(limit);
+        let mut bytes = self.server.client_reads(limit)?;
         while let Some((left, seen)) = self.unread.front_mut() {
             let count = bytes.min(*left);
             *left -= count;
             bytes -= count;
             if *left > 0 {
-                return;
+                break;
             }
             self.client.read(*seen);
             self.unread.pop_front();
         }
+        Ok(())
     }
 
     /// Lets everything come to its end: nothing new, no more delays, and the client reads.
     fn wind_down(mut self) -> Result<Report, Broken> {
         self.trace.borrow_mut().note(|| "winding down".into());
         self.notes.borrow_mut().hurry = true;
-        self.wire.capacity = 1 << 30;
         self.server.hasten();
         self.fate.reads = 100;
         self.silent = true;
         self.hurry = true;
         let mut idle = 0;
+        let mut closed = self.struck;
         for _ in 0..200_000 {
             self.turn()?;
             if self.server.end().is_some() {
                 return self.bury();
             }
-            let quiet = self.server.is_quiet() && self.wire.receivable() == 0;
+            let quiet = self.server.is_quiet();
             idle = if quiet && self.unread.is_empty() { idle + 1 } else { 0 };
-            if idle >= 50 && self.wire.closed {
+            if idle >= 2000 && closed {
                 return Err("the session does not see the end of the stream".into());
             }
-            if idle >= 50 {
+            if idle >= 50 && !closed {
                 self.oracle.check_all_answered()?;
                 if !self.client.is_quiet() {
                     return Err("the client waits for an answer".into());
                 }
-                self.wire.closed = true;
+                self.server.client_closes();
+                closed = true;
                 idle = 0;
             }
         }
@@ -311,7 +319,7 @@ impl World {
         let end = self.server.end().cloned().ok_or("the session is not over")?;
         self.oracle.judge(Some(&end), self.server.was_stopped())?;
         self.trace.borrow_mut().note(|| format!("the end: {end}"));
-        self.server.dismantle(&mut self.random, self.now)?;
+        self.server.dismantle(&mut self.random)?;
         if !self.notes.borrow().seen.is_empty() {
             self.oracle.look_at_device()?;
         }
