@@ -10,6 +10,12 @@ const PERIOD: usize = 251;
 #[derive(Debug)]
 pub struct Pattern(Vec<u8>);
 
+impl Default for Pattern {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Pattern {
     /// The one pattern.
     #[must_use]
