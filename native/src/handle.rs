@@ -106,8 +106,9 @@ impl Handle {
         drop(old);
     }
 
-    /// Drops the note of the present registration, which forgets it.
-    pub(crate) fn clear_watch(&self) {
+    /// Ends the present registration, if any, before the descriptor is closed: no reactor is woken
+    /// by it any more until an operation names it again.
+    pub fn clear_watch(&self) {
         let old = self.0.watch.take();
         drop(old);
     }

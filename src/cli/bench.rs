@@ -10,7 +10,7 @@ use crate::error::Error;
 /// Measure rate, throughput and latency of an exported device
 #[derive(Debug, Args)]
 pub struct BenchArgs {
-    /// The server: a name or address, [HOST]:PORT allowed
+    /// The server: a name or address, HOST:PORT allowed
     #[arg(short, long, value_name = "HOST")]
     pub remote: String,
     /// Bus id of the device at the server

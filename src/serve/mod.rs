@@ -6,6 +6,7 @@ mod exports;
 mod greeting;
 pub mod session;
 pub mod table;
+mod watch;
 
 use std::net::SocketAddr;
 use std::sync::mpsc;
@@ -16,7 +17,7 @@ use usbip_fast_native::{Handle, Reactor, affinity, clock, process, signal, socke
 
 use crate::config::{ReactorChoice, ServeConfig};
 use crate::device::gadget::simulate;
-use crate::device::usbfs::UsbfsExport;
+use crate::device::real;
 use crate::error::Error;
 use crate::limits;
 use crate::reactor::mailbox::{self, Receiver, Sender};
@@ -25,6 +26,7 @@ use crate::reactor::{select, turn};
 use self::core::{Core, CoreSetup, Message};
 use self::door::Door;
 use self::exports::Exports;
+use self::watch::Watched;
 
 /// Connections that may wait in a listener's queue.
 const BACKLOG: u16 = 1024;
@@ -47,7 +49,7 @@ pub fn run(config: &ServeConfig) -> Result<(), Error> {
     if let Err(error) = process::raise_descriptor_limit(DESCRIPTORS) {
         tracing::warn!("the limit of open descriptors cannot be raised: {error}");
     }
-    let exports = collect_exports(config)?;
+    let (exports, watched) = collect_exports(config)?;
     let listeners = listen(&config.listen)?;
     let signals = signal::Signals::catch()
         .map_err(|error| Error::Failed(format!("signals cannot be awaited: {error}")))?;
@@ -61,11 +63,11 @@ pub fn run(config: &ServeConfig) -> Result<(), Error> {
         );
     }
     let door = Door::new(listeners, signals, config, exports);
-    run_cores(config, door)
+    run_cores(config, door, watched)
 }
 
 /// Simulated and real devices, as the command line names them.
-fn collect_exports(config: &ServeConfig) -> Result<Exports, Error> {
+fn collect_exports(config: &ServeConfig) -> Result<(Exports, Vec<Watched>), Error> {
     let mut exports = Exports::default();
     let taken_twice = |bus_id| Error::Usage(format!("{bus_id} is named twice; name it once"));
     let mut number: u8 = 0;
@@ -77,11 +79,19 @@ fn collect_exports(config: &ServeConfig) -> Result<Exports, Error> {
             exports.add(spec.export(number)).map_err(taken_twice)?;
         }
     }
+    let mut watched = Vec::new();
     for bus_id in &config.bus_ids {
-        let export = UsbfsExport::new(bus_id, config.force).map_err(Error::Failed)?;
-        exports.add(Box::new(export)).map_err(taken_twice)?;
+        exports.add_place(bus_id).map_err(taken_twice)?;
+        let seen = real::presence(bus_id);
+        if seen.is_some() {
+            let export = real::export(bus_id, config.force).map_err(Error::Failed)?;
+            exports.replace(bus_id, Some(export));
+        } else {
+            tracing::warn!("{bus_id} is not there; it is exported when it comes");
+        }
+        watched.push(Watched { bus_id: bus_id.clone(), seen });
     }
-    Ok(exports)
+    Ok((exports, watched))
 }
 
 fn listen(addresses: &[SocketAddr]) -> Result<Vec<Handle>, Error> {
@@ -99,9 +109,13 @@ fn listen(addresses: &[SocketAddr]) -> Result<Vec<Handle>, Error> {
 }
 
 /// Brings up one thread per further core, then runs core 0 here.
-fn run_cores(config: &ServeConfig, door: Door) -> Result<(), Error> {
+fn run_cores(config: &ServeConfig, door: Door, watched: Vec<Watched>) -> Result<(), Error> {
     let mut reactor = open_reactor(config)?;
     let (own_mail, mail) = mailbox::channel(MAILBOX_MESSAGES, reactor.doorbell());
+    if !watched.is_empty() {
+        watch::start(watched, config.force, own_mail.clone())
+            .map_err(|error| Error::Failed(format!("devices cannot be watched: {error}")))?;
+    }
     let mut senders = vec![own_mail];
     let mut others = Vec::new();
     for index in 1..config.cores {

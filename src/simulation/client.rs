@@ -395,11 +395,11 @@ impl Client {
 impl Character {
     /// A client as the dice fall.
     pub fn draw(random: &mut Random) -> Self {
-        let greedy = random.chance(2);
+        let greedy = random.chance(4);
         let longest = random.pick(&[600, 6000, 6000, 20_000, 20_000, LONGEST as u32]);
         Self {
             depth: match greedy {
-                true => random.pick(&[1100, 1500, 2100]),
+                true => random.pick(&[1100, 2200, 2200]),
                 false => random.pick(&[1, 4, 16, 64, 64, 200]),
             },
             unlinks: random.pick(&[0, 5, 20, 40]),

@@ -14,11 +14,11 @@ impl Random {
     /// A sequence of its own for a part of the simulation, so that what one part draws does not
     /// change what another sees.
     pub fn fork(&mut self) -> Self {
-        Self(self.bits())
+        Self(self.draw())
     }
 
     /// The next 64 bits.
-    pub fn bits(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -28,7 +28,7 @@ impl Random {
 
     /// A number from 0 to `limit` - 1; 0 if `limit` is 0. The bias is of no account here.
     pub fn below(&mut self, limit: u32) -> u32 {
-        let high = self.bits() >> 32;
+        let high = self.draw() >> 32;
         u32::try_from((high * u64::from(limit)) >> 32).expect("below a 32-bit limit")
     }
 

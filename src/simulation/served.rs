@@ -91,7 +91,7 @@ impl Served {
             window_bytes: random.pick(&[100, 4000, 60_000, 256 * 1024]),
             loss_one_in: random.pick(&[0, 0, 0, 200]),
         };
-        let world = World::new(random.bits(), conditions);
+        let world = World::new(random.draw(), conditions);
         let (near, far) = world.pair();
         let key = Key { index: 0, generation: 0 };
         let peer = ([127, 0, 0, 1], 1).into();
