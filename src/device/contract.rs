@@ -3,7 +3,7 @@
 //! The device under test must have the shape of Gadget Zero: sources and sinks in its first
 //! configuration, and, for what needs URBs that stay pending, a loopback in its second. A test
 //! that needs an endpoint which the device does not have answers [`NotRun`]. Tests panic with what
-//! was broken; on every answer of every test the account of [`driver`] is checked too: each URB
+//! was broken; on every answer of every test the account of its driver is checked too: each URB
 //! once, its own block, order per endpoint, lengths in bounds, packets that add up.
 
 mod driver;
