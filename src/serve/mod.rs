@@ -165,16 +165,21 @@ fn start_core(index: usize, config: &ServeConfig) -> Result<(Sender<Message>, Ot
 }
 
 fn open_reactor(config: &ServeConfig) -> Result<Box<dyn Reactor>, Error> {
-    let choice = match config.reactor {
-        ReactorChoice::Auto => select::Choice::Auto,
-        ReactorChoice::IoUring => select::Choice::IoUring,
-        ReactorChoice::Epoll => select::Choice::Epoll,
-        ReactorChoice::Kqueue => select::Choice::Kqueue,
-    };
-    let (reactor, selection) = select::open(choice, &Options::default())
+    let (reactor, selection) = select::open(config.reactor.into(), &Options::default())
         .map_err(|error| Error::Failed(error.to_string()))?;
     tracing::info!("reactor: {selection}");
     Ok(reactor)
+}
+
+impl From<ReactorChoice> for select::Choice {
+    fn from(choice: ReactorChoice) -> Self {
+        match choice {
+            ReactorChoice::Auto => Self::Auto,
+            ReactorChoice::IoUring => Self::IoUring,
+            ReactorChoice::Epoll => Self::Epoll,
+            ReactorChoice::Kqueue => Self::Kqueue,
+        }
+    }
 }
 
 fn run_core(
