@@ -9,16 +9,13 @@ use usbip_fast_native::{
 
 use super::ClientError;
 use crate::limits;
+use crate::session;
 use crate::session::importer::{Importer, ImporterEnd, Transmit};
 use crate::usb::transfer::{Finished, Submission};
 
 /// Kinds of this connection's tokens; there is one operation of each.
 const RECEIVE: Token = Token::new(1, 0, 0);
 const SEND: Token = Token::new(2, 0, 0);
-
-/// Bytes received behind a payload that goes straight to its block: enough for the headers and the
-/// short answers that follow it, and little to copy of a long one.
-const BEHIND_PAYLOAD_BYTES: usize = 4096;
 
 /// One connection that carries URBs, driven by its only user.
 pub(super) struct Link {
@@ -151,7 +148,7 @@ impl Link {
         let Some(block) = self.receive_buffer.take() else { return };
         let pieces = match self.importer.poll_receive() {
             Some((payload, range)) => {
-                let behind = Piece { block, range: 0..BEHIND_PAYLOAD_BYTES };
+                let behind = Piece { block, range: 0..session::bytes_behind(range.len()) };
                 [Some(Piece { block: payload, range }), Some(behind)]
             }
             None => [Some(Piece { block, range: 0..limits::RECEIVE_BUFFER_BYTES }), None],

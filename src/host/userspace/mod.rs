@@ -88,7 +88,7 @@ impl Client {
             done: VecDeque::new(),
         };
         let descriptors = client.read_descriptors(SETUP_TIMEOUT)?;
-        let configuration = client.read_configuration(SETUP_TIMEOUT)?;
+        let configuration = client.read_configuration(&descriptors, SETUP_TIMEOUT)?;
         client.endpoints = EndpointMap::new(&descriptors, configuration);
         Ok(client)
     }
