@@ -246,7 +246,8 @@ pub fn client(
     let transport = |source| AttachError::Transport { server: server.clone(), source };
     let socket = Handle::new(connection.into_non_blocking().map_err(transport)?);
     socket::tune(&socket).map_err(|error| transport(error.into()))?;
-    Client::new(reactor, socket, device.device_id(), device.speed).map_err(|source| {
+    let device_id = device.device_id();
+    Client::new(reactor, socket, device_id, device.speed, device.configuration).map_err(|source| {
         AttachError::Client { server: server.clone(), bus_id: bus_id.to_owned(), source }
     })
 }

@@ -1,28 +1,16 @@
 //! No URB costs a heap allocation once both ends are warm: server session, simulated device, user
 //! space client and both reactors, over a real socket, on every path a URB can take.
 
-#![allow(clippy::disallowed_methods, reason = "the server has a thread of its own here")]
+mod server;
 
 use std::alloc::{GlobalAlloc, Layout, System};
-use std::io::Read;
-use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use usbip_fast::device::gadget::simulate;
 use usbip_fast::device::gadget::zero::{LOOPBACK, READ_BUFFER, SOURCE_SINK, WRITE_BUFFER};
 use usbip_fast::host::userspace::{Client, Urb};
-use usbip_fast::limits;
-use usbip_fast::reactor::select::{self, Choice};
-use usbip_fast::serve::session::{Io, Session};
-use usbip_fast::serve::table::Key;
+use usbip_fast::reactor::select::Choice;
 use usbip_fast::usb::setup::Setup;
-use usbip_fast::usb::speed::Speed;
-use usbip_fast::wire::op::IMPORT_REPLY_BYTES;
-use usbip_fast_native::backend::Options;
-use usbip_fast_native::{Arena, Handle, clock, socket};
 
 /// The system's allocator with a count of what it gives out.
 struct Counting;
@@ -56,8 +44,8 @@ static ALLOCATOR: Counting = Counting;
 const DEPTH: usize = 32;
 
 /// Rounds of that many URBs before and while allocations are counted.
-const WARM_ROUNDS: usize = 64;
-const ROUNDS: usize = 128;
+const WARM_ROUNDS: usize = 16;
+const ROUNDS: usize = 32;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -65,9 +53,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 #[test]
 fn no_urb_costs_an_allocation() {
     for choice in [Choice::Auto, Choice::Epoll] {
-        let (client, server) = open(choice);
+        let (client, server) = server::open(choice);
         walk(client);
-        server.join().expect("the server did not panic");
+        server.join();
     }
 }
 
@@ -81,7 +69,7 @@ fn walk(mut client: Client) {
     steady(&mut client, "control IN of a buffer", |client| {
         client.control_urb(vendor(0xc0, READ_BUFFER, 512))
     });
-    for length in [64, 4000, 16 * 1024, 64 * 1024] {
+    for length in [64, 4000, 64 * 1024] {
         steady(&mut client, "bulk IN", |client| client.urb(0x81, length));
         steady(&mut client, "bulk OUT", |client| client.urb(0x01, length));
     }
@@ -151,48 +139,4 @@ fn counted(what: &str, mut round: impl FnMut(usize)) {
     (0..ROUNDS).for_each(&mut round);
     let allocations = ALLOCATIONS.load(Ordering::Relaxed) - before;
     assert_eq!(allocations, 0, "{what}: {allocations} allocations in {} URBs", ROUNDS * DEPTH);
-}
-
-/// A server's session on a thread of its own, and a client of it.
-fn open(choice: Choice) -> (Client, JoinHandle<()>) {
-    let (here, there) = socket::pair().expect("a pair");
-    let there = there.into_owned().expect("the only reference");
-    let server = thread::spawn(move || serve(choice, there));
-    let mut stream = UnixStream::from(here.into_owned().expect("the only reference"));
-    stream.set_nonblocking(false).expect("a socket");
-    stream.read_exact(&mut [0; IMPORT_REPLY_BYTES]).expect("the import");
-    stream.set_nonblocking(true).expect("a socket");
-    let socket = Handle::new(OwnedFd::from(stream));
-    let (reactor, _) = select::open(choice, &Options::default()).expect("a reactor");
-    let client = Client::new(reactor, socket, 0x00ff_0001, Speed::High).expect("a device");
-    (client, server)
-}
-
-fn serve(choice: Choice, socket: OwnedFd) {
-    let (mut reactor, _) = select::open(choice, &Options::default()).expect("a reactor");
-    let spec = simulate::parse("zero:pace=none").expect("a device").remove(0);
-    let mut export = spec.export(1);
-    let description = export.describe().clone();
-    let device = export.reserve().expect("free")(&reactor.doorbell());
-    let peer = "127.0.0.1:1".parse().expect("an address");
-    let key = Key { index: 0, generation: 0 };
-    let arena = Arena::new(limits::ARENA_BYTES);
-    let now = clock::now();
-    let mut session = Session::new(key, peer, Handle::new(socket), device, &description, now);
-    let mut completions = Vec::new();
-    loop {
-        let now = clock::now();
-        let more = {
-            let mut io = Io { reactor: &mut *reactor, arena: &arena, now };
-            for completion in completions.drain(..) {
-                session.handle(completion, &mut io);
-            }
-            session.settle(false, &mut io)
-        };
-        if session.is_closed() {
-            return;
-        }
-        let deadline = if more { Some(Duration::ZERO) } else { session.deadline() };
-        reactor.turn(deadline, &mut completions);
-    }
 }

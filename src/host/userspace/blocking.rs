@@ -5,7 +5,7 @@ use std::time::Duration;
 use usbip_fast_native::clock;
 
 use super::{Client, ClientError, Done, Urb};
-use crate::usb::descriptor::{Configuration, Configurations, DeviceDescriptor};
+use crate::usb::descriptor::{Configuration, DeviceDescriptor};
 use crate::usb::setup::{Setup, request};
 use crate::usb::transfer::{Direction, TransferType};
 
@@ -188,22 +188,6 @@ impl Client {
             all.extend_from_slice(&full[..count]);
         }
         Ok(all)
-    }
-
-    /// The active bConfigurationValue; the first of `descriptors` where a simple server's device
-    /// answers the question with nothing.
-    pub(super) fn read_configuration(
-        &mut self,
-        descriptors: &[u8],
-        timeout: Duration,
-    ) -> Result<u8, ClientError> {
-        let mut value = [0];
-        let (request_type, request) = (DEVICE_IN, request::GET_CONFIGURATION);
-        let setup = Setup { request_type, request, value: 0, index: 0, length: 1 };
-        match self.control_in(setup, &mut value, timeout)? {
-            0 => Ok(Configurations::new(descriptors).next().map_or(0, |first| first.value)),
-            _ => Ok(value[0]),
-        }
     }
 
     fn get_descriptor(

@@ -67,8 +67,10 @@ pub enum ClientError {
 }
 
 impl Client {
-    /// Takes over a connection that has been through the import: the device has the number
-    /// `device_id` at the server. Reads the descriptors, and blocks for that.
+    /// Takes over a connection that has been through the import, with what the reply to it said:
+    /// the device's number at the server, its speed and its active configuration. Reads the
+    /// descriptors, and blocks for that; asks for nothing else, because there are servers that
+    /// break off at a request that Linux never sends.
     ///
     /// # Errors
     ///
@@ -78,6 +80,7 @@ impl Client {
         socket: Handle,
         device_id: u32,
         speed: Speed,
+        configuration: u8,
     ) -> Result<Self, ClientError> {
         let mut client = Self {
             link: Link::new(reactor, socket, device_id)?,
@@ -88,7 +91,6 @@ impl Client {
             done: VecDeque::new(),
         };
         let descriptors = client.read_descriptors(SETUP_TIMEOUT)?;
-        let configuration = client.read_configuration(&descriptors, SETUP_TIMEOUT)?;
         client.endpoints = EndpointMap::new(&descriptors, configuration);
         Ok(client)
     }
