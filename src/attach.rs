@@ -5,10 +5,13 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
+use usbip_fast_native::backend::Options;
 use usbip_fast_native::client::{Connection, Family, pause};
-use usbip_fast_native::clock;
+use usbip_fast_native::{Handle, clock, socket};
 
+use crate::host::userspace::{Client, ClientError};
 use crate::host::{Appearance, HostController, HostError, ImportedDevice, Origin, Progress};
+use crate::reactor::select::{self, Choice, SelectError};
 use crate::wire::op::{self, ListProgress, Malformed, OpHeader, RemoteDevice};
 
 /// A USB/IP server as the user named it.
@@ -71,6 +74,16 @@ pub enum AttachError {
     /// The user's bus id cannot be one.
     #[error("{0}; type: usbip-fast list -r HOST")]
     BusId(Malformed),
+    /// The device was imported but does not say what it is.
+    #[error("{server} gave {bus_id}, but {source}; type: usbip-fast list -r {}", .server.host)]
+    Client {
+        /// Who gave it.
+        server: Server,
+        /// What was asked for.
+        bus_id: String,
+        /// What is wrong.
+        source: ClientError,
+    },
     /// No connection.
     #[error("cannot reach {server}: {}", advice(.source, .server))]
     Connect {
@@ -116,6 +129,9 @@ pub enum AttachError {
         /// The port.
         port: u32,
     },
+    /// This system has no reactor of the kind asked for.
+    #[error(transparent)]
+    Reactor(#[from] SelectError),
     /// The server says no.
     #[error("{server} refuses {bus_id}: {reason}; type: usbip-fast list -r {}", .server.host)]
     Refused {
@@ -212,6 +228,28 @@ pub fn import(
         });
     }
     Ok((call.connection, device))
+}
+
+/// Imports a device for this program itself, without a kernel in between.
+///
+/// # Errors
+///
+/// As for [`import`]; also when there is no reactor or the device cannot be asked what it is.
+pub fn client(
+    server: &Server,
+    bus_id: &str,
+    choice: Choice,
+    patience: &Patience,
+) -> Result<Client, AttachError> {
+    let (reactor, _) = select::open(choice, &Options::default())?;
+    let (connection, device) = import(server, bus_id, patience)?;
+    let transport = |source| AttachError::Transport { server: server.clone(), source };
+    let socket = Handle::new(connection.into_non_blocking().map_err(transport)?);
+    socket::tune(&socket).map_err(|error| transport(error.into()))?;
+    let device_id = device.device_id();
+    Client::new(reactor, socket, device_id, device.speed, device.configuration).map_err(|source| {
+        AttachError::Client { server: server.clone(), bus_id: bus_id.to_owned(), source }
+    })
 }
 
 /// Imports a device and gives it to a port of `host`; returns the port. The device is on its way

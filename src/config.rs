@@ -25,6 +25,24 @@ pub struct ServeConfig {
     pub force: bool,
 }
 
+impl Default for ServeConfig {
+    /// Nothing to export, at the standard port of this machine, on one core.
+    fn default() -> Self {
+        Self {
+            simulate: Vec::new(),
+            bus_ids: Vec::new(),
+            listen: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, DEFAULT_PORT))],
+            allow: Vec::new(),
+            cores: 1,
+            reactor: ReactorChoice::Auto,
+            force: false,
+        }
+    }
+}
+
+/// The TCP port that is registered for USB/IP.
+const DEFAULT_PORT: u16 = 3240;
+
 impl ServeConfig {
     /// Refuses what must not run: nothing to export, or the network let in without a word.
     ///
@@ -38,6 +56,15 @@ impl ServeConfig {
                     .into(),
             ));
         }
+        self.check_listen()
+    }
+
+    /// Refuses to let the network in without a word.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Usage`] with what to type.
+    pub fn check_listen(&self) -> Result<(), Error> {
         let open = self.listen.iter().find(|address| !canonical(address.ip()).is_loopback());
         match open {
             Some(address) if self.allow.is_empty() => Err(Error::Usage(format!(

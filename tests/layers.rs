@@ -19,7 +19,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("session", &["limits", "usb", "wire"]),
     ("telemetry", &["limits", "usb", "wire"]),
     ("device", &["limits", "native", "usb"]),
-    ("host", &["limits", "native", "usb"]),
+    ("host", &["limits", "native", "session", "usb"]),
     ("hotplug", &["limits", "native", "usb"]),
     ("reactor", &["limits", "native"]),
     ("serve", COMPOSITION),

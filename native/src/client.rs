@@ -118,6 +118,16 @@ impl Connection {
         self.stream.set_write_timeout(None)?;
         Ok(self.stream.into())
     }
+
+    /// As [`into_socket`](Self::into_socket), for a reactor.
+    ///
+    /// # Errors
+    ///
+    /// When the socket cannot be made non-blocking.
+    pub fn into_non_blocking(self) -> io::Result<OwnedFd> {
+        self.stream.set_nonblocking(true)?;
+        Ok(self.stream.into())
+    }
 }
 
 /// Lets this thread wait. Commands and helpers only, never a reactor.

@@ -11,6 +11,7 @@ use crate::usb::speed::Speed;
 
 #[cfg(all(test, target_os = "linux"))]
 mod contract;
+pub mod userspace;
 #[cfg(target_os = "linux")]
 pub mod vhci;
 

@@ -13,9 +13,11 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 
 use usbip_fast_native::backend::Options;
+use usbip_fast_native::reactor::ReactorCounters;
 use usbip_fast_native::{Handle, Reactor, affinity, clock, process, signal, socket};
 
 use crate::config::{ReactorChoice, ServeConfig};
+use crate::device::Export;
 use crate::device::gadget::simulate;
 use crate::device::real;
 use crate::error::Error;
@@ -46,10 +48,26 @@ const MAILBOX_MESSAGES: usize = 1024;
 /// back in time when it stopped.
 pub fn run(config: &ServeConfig) -> Result<(), Error> {
     config.check()?;
+    run_with(collect_exports(config)?, config)
+}
+
+/// As [`run`], with devices of the caller's own instead of those that `config` names.
+///
+/// # Errors
+///
+/// As [`run`]; also when two of the devices have one bus id.
+pub fn run_with(devices: Vec<Box<dyn Export>>, config: &ServeConfig) -> Result<(), Error> {
+    config.check_listen()?;
     if let Err(error) = process::raise_descriptor_limit(DESCRIPTORS) {
         tracing::warn!("the limit of open descriptors cannot be raised: {error}");
     }
     let (exports, watched) = collect_exports(config)?;
+    let mut exports = Exports::default();
+    for device in devices {
+        exports
+            .add(device)
+            .map_err(|bus_id| Error::Usage(format!("{bus_id} is named twice; name it once")))?;
+    }
     let listeners = listen(&config.listen)?;
     let signals = signal::Signals::catch()
         .map_err(|error| Error::Failed(format!("signals cannot be awaited: {error}")))?;
@@ -70,13 +88,15 @@ pub fn run(config: &ServeConfig) -> Result<(), Error> {
 fn collect_exports(config: &ServeConfig) -> Result<(Exports, Vec<Watched>), Error> {
     let mut exports = Exports::default();
     let taken_twice = |bus_id| Error::Usage(format!("{bus_id} is named twice; name it once"));
+fn collect_exports(config: &ServeConfig) -> Result<Vec<Box<dyn Export>>, Error> {
+    let mut exports: Vec<Box<dyn Export>> = Vec::new();
     let mut number: u8 = 0;
     for text in &config.simulate {
         for spec in simulate::parse(text).map_err(|error| Error::Usage(error.to_string()))? {
             number = number.checked_add(1).ok_or_else(|| {
                 Error::Usage("at most 255 simulated devices; name fewer".to_owned())
             })?;
-            exports.add(spec.export(number)).map_err(taken_twice)?;
+            exports.push(spec.export(number));
         }
     }
     let mut watched = Vec::new();
@@ -90,6 +110,8 @@ fn collect_exports(config: &ServeConfig) -> Result<(Exports, Vec<Watched>), Erro
             tracing::warn!("{bus_id} is not there; it is exported when it comes");
         }
         watched.push(Watched { bus_id: bus_id.clone(), seen });
+        let export = UsbfsExport::new(bus_id, config.force).map_err(Error::Failed)?;
+        exports.push(Box::new(export));
     }
     Ok((exports, watched))
 }
@@ -179,16 +201,21 @@ fn start_core(index: usize, config: &ServeConfig) -> Result<(Sender<Message>, Ot
 }
 
 fn open_reactor(config: &ServeConfig) -> Result<Box<dyn Reactor>, Error> {
-    let choice = match config.reactor {
-        ReactorChoice::Auto => select::Choice::Auto,
-        ReactorChoice::IoUring => select::Choice::IoUring,
-        ReactorChoice::Epoll => select::Choice::Epoll,
-        ReactorChoice::Kqueue => select::Choice::Kqueue,
-    };
-    let (reactor, selection) = select::open(choice, &Options::default())
+    let (reactor, selection) = select::open(config.reactor.into(), &Options::default())
         .map_err(|error| Error::Failed(error.to_string()))?;
     tracing::info!("reactor: {selection}");
     Ok(reactor)
+}
+
+impl From<ReactorChoice> for select::Choice {
+    fn from(choice: ReactorChoice) -> Self {
+        match choice {
+            ReactorChoice::Auto => Self::Auto,
+            ReactorChoice::IoUring => Self::IoUring,
+            ReactorChoice::Epoll => Self::Epoll,
+            ReactorChoice::Kqueue => Self::Kqueue,
+        }
+    }
 }
 
 fn run_core(
@@ -205,6 +232,8 @@ fn run_core(
     let doorbell = reactor.doorbell();
     let mut core = Core::new(CoreSetup { index, mail, cores, doorbell, door });
     turn::run(reactor, &mut core, clock::now);
+    let ReactorCounters { system_calls, operations, turns } = reactor.counters();
+    tracing::info!(core = index, system_calls, operations, turns, "core stopped");
     if core.was_cut_short() {
         return Err(Error::Failed(
             "the server ended with devices not given back; see: usbip-fast list -l".to_owned(),

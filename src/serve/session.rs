@@ -8,6 +8,7 @@ use usbip_fast_native::{Arena, Block, Completion, Handle, Op, Outcome, Piece, Re
 use crate::device::{Device, DeviceState, Remains};
 use crate::limits;
 use crate::serve::table::Key;
+use crate::session;
 use crate::session::exporter::{Counters, Exporter, SessionEnd, Transmit};
 use crate::usb::endpoint::EndpointMap;
 use crate::usb::identity::DeviceDescription;
@@ -270,10 +271,12 @@ impl Session {
         let buffer =
             buffer.or_else(|| io.arena.take(limits::RECEIVE_BUFFER_BYTES).map(Block::from));
         let Some(block) = buffer else { return self.stop("no memory for a receive buffer") };
-        let buffer = Piece { block, range: 0..limits::RECEIVE_BUFFER_BYTES };
         let pieces = match self.exporter.poll_receive() {
-            Some((block, range)) => [Some(Piece { block, range }), Some(buffer)],
-            None => [Some(buffer), None],
+            Some((payload, range)) => {
+                let behind = Piece { block, range: 0..session::bytes_behind(range.len()) };
+                [Some(Piece { block: payload, range }), Some(behind)]
+            }
+            None => [Some(Piece { block, range: 0..limits::RECEIVE_BUFFER_BYTES }), None],
         };
         self.receiving = true;
         let socket = self.socket.clone();

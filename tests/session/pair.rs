@@ -436,7 +436,7 @@ impl AsMut<[u8]> for Memory {
 }
 
 /// Device descriptor and two configurations; the second has one interrupt endpoint, 0x81.
-fn descriptors() -> Vec<u8> {
+pub fn descriptors() -> Vec<u8> {
     let first = configuration(
         1,
         2,
