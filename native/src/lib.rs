@@ -4,6 +4,7 @@
 //! owns the vocabulary of the one seam between logic and kernel: [`Block`], [`Op`], [`Completion`]
 //! and the [`Reactor`] trait. It knows nothing of USB/IP.
 
+#![cfg(unix)]
 #![allow(
     clippy::disallowed_methods,
     clippy::disallowed_types,
