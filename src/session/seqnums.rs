@@ -93,7 +93,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn index_agrees_with_a_map(steps in prop::collection::vec((any::<bool>(), 0_u32..300), 0..2000)) {
+        fn index_agrees_with_a_map(
+            steps in prop::collection::vec((any::<bool>(), 0_u32..300), 0..2000),
+        ) {
             let mut index = SeqnumIndex::default();
             let mut model = HashMap::new();
             for (number, (insert, key)) in steps.into_iter().enumerate() {
