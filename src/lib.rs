@@ -9,19 +9,33 @@
 //! * [`device`]: what a server exports; [`host`]: where a client attaches.
 //! * [`reactor`]: the loop of one core.
 //! * [`serve`], [`attach`]: compositions; [`cli`]: the commands.
+//! * [`simulation`]: sessions in a world of faults, repeatable by a seed.
+//!
+//! On other systems than Linux and macOS only the modules without any IO are there.
 
 #![forbid(unsafe_code)]
 
+#[cfg(any(target_os = "linux", target_os = "macos"))]
 pub mod attach;
+#[cfg(any(target_os = "linux", target_os = "macos"))]
 pub mod cli;
+#[cfg(any(target_os = "linux", target_os = "macos"))]
 pub mod config;
+#[cfg(any(target_os = "linux", target_os = "macos"))]
 pub mod device;
+#[cfg(any(target_os = "linux", target_os = "macos"))]
 pub mod error;
+#[cfg(any(target_os = "linux", target_os = "macos"))]
 pub mod host;
 pub mod limits;
+#[cfg(any(target_os = "linux", target_os = "macos"))]
 pub mod reactor;
+#[cfg(any(target_os = "linux", target_os = "macos"))]
 pub mod serve;
 pub mod session;
+#[cfg(any(target_os = "linux", target_os = "macos"))]
+pub mod simulation;
+#[cfg(any(target_os = "linux", target_os = "macos"))]
 pub mod telemetry;
 pub mod usb;
 pub mod wire;

@@ -145,7 +145,7 @@ pub(crate) fn accepted(fd: RawFd, peer: &libc::sockaddr_storage) -> Outcome {
 }
 
 fn connected(socket: &Handle) -> Attempt {
-    if let Err(error) = socket::take_error(socket.as_raw_fd()) {
+    if let Err(error) = take_error(socket.as_raw_fd()) {
         return done(Err(error));
     }
     match socket::peer_address(socket) {
@@ -153,6 +153,23 @@ fn connected(socket: &Handle) -> Attempt {
         Err(OsError(libc::ENOTCONN)) => Attempt::Blocked,
         Err(error) => done(Err(error)),
     }
+}
+
+/// Takes the pending error of a socket, as after a connect that had to wait.
+fn take_error(socket: RawFd) -> Result<(), OsError> {
+    let mut error: c_int = 0;
+    let mut length = mem::size_of::<c_int>() as libc::socklen_t;
+    // SAFETY: `error` and `length` describe a buffer of an int's size.
+    socket::check(unsafe {
+        libc::getsockopt(
+            socket,
+            libc::SOL_SOCKET,
+            libc::SO_ERROR,
+            (&raw mut error).cast(),
+            &raw mut length,
+        )
+    })?;
+    if error == 0 { Ok(()) } else { Err(OsError(error)) }
 }
 
 fn done(result: Result<Outcome, OsError>) -> Attempt {

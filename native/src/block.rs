@@ -37,6 +37,16 @@ impl Block {
         self.len() == 0
     }
 
+    /// Whether this is memory of an arena, which anybody may keep; a device's goes back to it.
+    #[must_use]
+    pub const fn is_of_arena(&self) -> bool {
+        match self {
+            Self::Arena(_) => true,
+            #[cfg(target_os = "linux")]
+            Self::Device(_) => false,
+        }
+    }
+
     /// The first byte, for system calls; valid while the block is owned by caller or operation.
     #[must_use]
     pub fn as_non_null(&self) -> NonNull<u8> {

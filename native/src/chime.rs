@@ -35,7 +35,7 @@ impl Chime {
 #[cfg(all(loom, test))]
 mod tests {
     use loom::sync::atomic::AtomicU32;
-    use loom::sync::{Arc, Condvar, Mutex};
+    use loom::sync::{Arc, Notify};
 
     use super::*;
 
@@ -43,7 +43,7 @@ mod tests {
     fn no_post_stays_unseen() {
         loom::model(|| {
             let chime = Arc::new(Chime::new());
-            let kernel = Arc::new((Mutex::new(false), Condvar::new()));
+            let kernel = Arc::new(Notify::new());
             let posts = Arc::new([AtomicU32::new(0), AtomicU32::new(0)]);
             let threads = [0, 1].map(|index| {
                 let (chime, kernel) = (Arc::clone(&chime), Arc::clone(&kernel));
@@ -51,18 +51,13 @@ mod tests {
                 loom::thread::spawn(move || {
                     posts[index].store(1, Ordering::Relaxed);
                     if chime.ring() {
-                        *kernel.0.lock().expect("no panic") = true;
-                        kernel.1.notify_one();
+                        kernel.notify();
                     }
                 })
             });
             // Asleep for ever with a post unseen is what loom would report.
             while posts.iter().map(|post| post.load(Ordering::Relaxed)).sum::<u32>() < 2 {
-                let mut woken = kernel.0.lock().expect("no panic");
-                while !std::mem::take(&mut *woken) {
-                    woken = kernel.1.wait(woken).expect("no panic");
-                }
-                drop(woken);
+                kernel.wait();
                 chime.answer();
             }
             for thread in threads {

@@ -1,6 +1,6 @@
 //! A blocking TCP connection with deadlines, for commands that ask a server one thing.
 //!
-//! A reactor never uses this. Deadlines are times of [`clock::now`](crate::clock::now).
+//! A reactor never uses this. Deadlines are times of [`clock::now`].
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};

@@ -5,6 +5,9 @@ use std::fmt;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::rc::{Rc, Weak};
 
+use crate::op::OsError;
+use crate::socket::check;
+
 /// A reference to an open file descriptor, for one thread.
 ///
 /// Every [`Op`](crate::Op) on a descriptor holds one, so the number cannot be closed and given to
@@ -27,17 +30,18 @@ pub(crate) struct Watch {
     watcher: Weak<dyn Watcher>,
 }
 
-/// What watches descriptors (an epoll or kqueue descriptor).
-pub(crate) trait Watcher {
+/// What watches descriptors: an epoll or kqueue descriptor, or a simulated network.
+pub trait Watcher {
     /// Stops watching a descriptor that is about to be closed or given away. A connection that is
-    /// handed to the kernel lives on, and would wake its old reactor for ever.
-    fn forget(&self, fd: RawFd);
+    /// handed to the kernel lives on, and would wake its old reactor for ever. May be called from
+    /// anywhere a handle is dropped.
+    fn forget(&self, fd: RawFd, serial: u64);
 }
 
 impl Drop for Watch {
     fn drop(&mut self) {
         if let Some(watcher) = self.watcher.upgrade() {
-            watcher.forget(self.fd);
+            watcher.forget(self.fd, self.serial);
         }
     }
 }
@@ -71,8 +75,27 @@ impl Handle {
         Rc::try_unwrap(self.0).map(|inner| inner.fd).map_err(Self)
     }
 
+    /// A handle that stands for something simulated, known to its watcher by `serial`, which must
+    /// be from `1 << 63` up to differ from all that real reactors use. Behind it is an open
+    /// descriptor on which nothing ever happens.
+    ///
+    /// # Errors
+    ///
+    /// `EMFILE`, `ENFILE`.
+    pub fn simulated(serial: u64, watcher: Weak<dyn Watcher>) -> Result<Self, OsError> {
+        assert!(serial >> 63 == 1, "lower numbers are of real registrations");
+        // SAFETY: the path is a C string; open touches no other memory of ours.
+        let fd = unsafe { libc::open(c"/dev/null".as_ptr(), libc::O_RDWR | libc::O_CLOEXEC) };
+        check(fd)?;
+        // SAFETY: the descriptor was just created and belongs to nobody else.
+        let handle = unsafe { Self::from_raw(fd) };
+        handle.set_watch(serial, watcher);
+        Ok(handle)
+    }
+
     /// The serial number of the registration that watches this descriptor, 0 without one.
-    pub(crate) fn watch_serial(&self) -> u64 {
+    #[must_use]
+    pub fn watch_serial(&self) -> u64 {
         self.0.watch.borrow().as_ref().map_or(0, |watch| watch.serial)
     }
 
@@ -83,8 +106,9 @@ impl Handle {
         drop(old);
     }
 
-    /// Drops the note of the present registration, which forgets it.
-    pub(crate) fn clear_watch(&self) {
+    /// Ends the present registration, if any, before the descriptor is closed: no reactor is woken
+    /// by it any more until an operation names it again.
+    pub fn clear_watch(&self) {
         let old = self.0.watch.take();
         drop(old);
     }

@@ -12,9 +12,11 @@
 
 pub mod affinity;
 pub mod arena;
+#[cfg(any(target_os = "linux", target_os = "macos"))]
 mod attempt;
 pub mod backend;
 pub mod block;
+#[cfg(any(target_os = "linux", target_os = "macos"))]
 mod chime;
 pub mod client;
 pub mod clock;
@@ -25,16 +27,28 @@ pub mod handle;
 pub mod op;
 pub mod process;
 pub mod reactor;
+#[cfg(any(target_os = "linux", target_os = "macos"))]
 mod readiness;
 pub mod signal;
 pub mod socket;
+#[cfg(any(target_os = "linux", target_os = "macos"))]
 mod table;
 
 #[cfg(target_os = "linux")]
 pub mod linux;
 
+#[cfg(target_os = "macos")]
+pub mod darwin;
+
+#[cfg(not(any(target_os = "linux", target_os = "macos")))]
+mod unsupported;
+
+#[cfg(target_os = "macos")]
+use darwin as platform;
 #[cfg(target_os = "linux")]
 use linux as platform;
+#[cfg(not(any(target_os = "linux", target_os = "macos")))]
+use unsupported as platform;
 
 pub use arena::{Arena, ArenaBlock};
 pub use block::Block;

@@ -201,6 +201,23 @@ pub struct Completion {
     pub pieces: [Option<Piece>; 2],
 }
 
+/// Numbers of this system that may be compared with an [`OsError`] or with [`Outcome::Ready`].
+pub mod numbers {
+    pub use libc::{
+        EAGAIN, EBADF, ECANCELED, ECONNABORTED, ECONNREFUSED, ECONNRESET, EINVAL, EMFILE, ENFILE,
+        ENOMEM, ENOTCONN, EPIPE,
+    };
+
+    /// poll(2): something can be read.
+    pub const POLLIN: u32 = libc::POLLIN as u32;
+    /// poll(2): something can be written.
+    pub const POLLOUT: u32 = libc::POLLOUT as u32;
+    /// poll(2): an error waits.
+    pub const POLLERR: u32 = libc::POLLERR as u32;
+    /// poll(2): the other end is gone.
+    pub const POLLHUP: u32 = libc::POLLHUP as u32;
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -20,6 +20,7 @@ pub struct Limit {
 ///
 /// None on the supported systems.
 pub fn descriptor_limit() -> Result<Limit, OsError> {
+    #[allow(clippy::unnecessary_cast, reason = "the type differs between systems")]
     read_limit(libc::RLIMIT_NOFILE as i32)
 }
 
@@ -29,6 +30,7 @@ pub fn descriptor_limit() -> Result<Limit, OsError> {
 ///
 /// None on the supported systems.
 pub fn locked_memory_limit() -> Result<Limit, OsError> {
+    #[allow(clippy::unnecessary_cast, reason = "the type differs between systems")]
     read_limit(libc::RLIMIT_MEMLOCK as i32)
 }
 

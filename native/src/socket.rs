@@ -5,7 +5,7 @@
 
 use std::mem;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use libc::{c_int, sockaddr_storage, socklen_t};
 
@@ -169,23 +169,6 @@ pub fn peer_address(socket: &Handle) -> Result<SocketAddr, OsError> {
 /// Turns a system call's -1 into the error it left.
 pub(crate) fn check(result: c_int) -> Result<(), OsError> {
     if result < 0 { Err(OsError::last()) } else { Ok(()) }
-}
-
-/// Takes the pending error of a socket, as after a connect that had to wait.
-pub(crate) fn take_error(socket: RawFd) -> Result<(), OsError> {
-    let mut error: c_int = 0;
-    let mut length = size_of_socklen::<c_int>();
-    // SAFETY: `error` and `length` describe a buffer of an int's size.
-    check(unsafe {
-        libc::getsockopt(
-            socket,
-            libc::SOL_SOCKET,
-            libc::SO_ERROR,
-            (&raw mut error).cast(),
-            &raw mut length,
-        )
-    })?;
-    if error == 0 { Ok(()) } else { Err(OsError(error)) }
 }
 
 /// An address in the system's form, and its length.

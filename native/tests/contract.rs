@@ -44,7 +44,10 @@ fn allocations() -> Option<u64> {
 }
 
 /// Backends under the names that the arguments know them by.
-const SUBJECTS: [(&str, Backend, fn() -> Box<dyn Reactor>); 5] = [
+/// Name, backend, and how to open one.
+type Subject = (&'static str, Backend, fn() -> Box<dyn Reactor>);
+
+const SUBJECTS: [Subject; 5] = [
     ("io-uring", Backend::IoUring, || open(Backend::IoUring, Options::default())),
     ("io-uring-registered", Backend::IoUring, || {
         open(Backend::IoUring, Options { registered: true, ..Options::default() })

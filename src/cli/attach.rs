@@ -12,7 +12,7 @@ use crate::host::{self, Appearance, HostController};
 /// Import a device of a server: it appears on this machine as if it were plugged in here
 #[derive(Debug, Args)]
 pub(super) struct AttachArgs {
-    /// The server: a name or address, [HOST]:PORT allowed
+    /// The server: a name or address, HOST:PORT allowed
     #[arg(short, long, value_name = "HOST")]
     pub(super) remote: String,
     /// Bus id of the device at the server, as `list -r` shows it

@@ -19,7 +19,7 @@ pub(super) struct ListArgs {
     /// Devices of this machine
     #[arg(short, long, group = "whose")]
     pub(super) local: bool,
-    /// Devices that this server exports: a name or address, [HOST]:PORT allowed
+    /// Devices that this server exports: a name or address, HOST:PORT allowed
     #[arg(short, long, value_name = "HOST", group = "whose")]
     pub(super) remote: Option<String>,
     /// Print JSON

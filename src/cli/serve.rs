@@ -20,7 +20,7 @@ pub(super) struct ServeArgs {
     /// Export the device with this bus id, as `list -l` shows it; repeatable
     #[arg(short, long = "busid", value_name = "BUSID")]
     bus_ids: Vec<String>,
-    /// Listen at this address or name, [HOST]:PORT allowed; repeatable [default: 127.0.0.1]
+    /// Listen at this address or name, HOST:PORT allowed; repeatable [default: 127.0.0.1]
     #[arg(long, value_name = "ADDR")]
     listen: Vec<String>,
     /// Let these addresses connect, such as 192.168.0.0/16; repeatable

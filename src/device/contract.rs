@@ -3,7 +3,7 @@
 //! The device under test must have the shape of Gadget Zero: sources and sinks in its first
 //! configuration, and, for what needs URBs that stay pending, a loopback in its second. A test
 //! that needs an endpoint which the device does not have answers [`NotRun`]. Tests panic with what
-//! was broken; on every answer of every test the account of [`driver`] is checked too: each URB
+//! was broken; on every answer of every test the account of its driver is checked too: each URB
 //! once, its own block, order per endpoint, lengths in bounds, packets that add up.
 
 mod driver;
@@ -334,7 +334,8 @@ pub fn halt_and_clear(subject: &mut Subject<'_>) -> Result<(), NotRun> {
         find(subject, TransferType::Bulk, Direction::Out)?.address,
     ];
     let mut driver = Driver::open(subject);
-    let data = [0; 64];
+    // Whole packets at every speed: a source that has more babbles into less.
+    let data = [0; 1024];
     for (halted, other) in [(endpoints[0], endpoints[1]), (endpoints[1], endpoints[0])] {
         let request = |address| {
             let request = Request::new(TransferType::Bulk, address, data.len());
@@ -371,8 +372,8 @@ pub fn large_transfers(subject: &mut Subject<'_>) -> Result<(), NotRun> {
     let sink = find(subject, TransferType::Bulk, Direction::Out)?.address;
     let mut driver = Driver::open(subject);
     let data = vec![0; 1 << 20];
-    for length in [1 << 20, 300_000, 65_536, 4096, 512] {
-        let request = Request::new(TransferType::Bulk, source, length / 1024 * 1024);
+    for length in [1_usize << 20, 300_000, 65_536, 4096, 512] {
+        let request = Request::new(TransferType::Bulk, source, length.next_multiple_of(1024));
         let answer = driver.transfer(&request);
         assert_eq!((answer.status, answer.actual), (0, request.length));
         assert!(answer.buffer.iter().all(|byte| *byte < 63), "the source's pattern");

@@ -7,8 +7,15 @@
 pub mod contract;
 pub mod faulty;
 pub mod gadget;
+#[cfg(not(target_os = "linux"))]
+pub mod nothing;
 #[cfg(target_os = "linux")]
 pub mod usbfs;
+
+#[cfg(not(target_os = "linux"))]
+pub use nothing as real;
+#[cfg(target_os = "linux")]
+pub use usbfs as real;
 
 use std::time::Duration;
 

@@ -170,41 +170,24 @@ mod tests {
 mod tests {
     use std::sync::Arc as Bells;
 
-    use loom::sync::Condvar;
+    use loom::sync::Notify;
     use usbip_fast_native::doorbell::Ring;
 
     use super::*;
 
     /// What a reactor's bell is to its thread, whatever it is made of.
-    struct Bell {
-        rung: Mutex<bool>,
-        woken: Condvar,
-    }
-
-    impl Bell {
-        fn new() -> Self {
-            Self { rung: Mutex::new(false), woken: Condvar::new() }
-        }
-
-        fn sleep(&self) {
-            let mut rung = self.rung.lock().expect("no panic");
-            while !std::mem::take(&mut *rung) {
-                rung = self.woken.wait(rung).expect("no panic");
-            }
-        }
-    }
+    struct Bell(Notify);
 
     impl Ring for Bell {
         fn ring(&self) {
-            *self.rung.lock().expect("no panic") = true;
-            self.woken.notify_one();
+            self.0.notify();
         }
     }
 
     #[test]
     fn no_wake_up_is_lost() {
         loom::model(|| {
-            let bell = Bells::new(Bell::new());
+            let bell = Bells::new(Bell(Notify::new()));
             let doorbell = Doorbell::new(Bells::clone(&bell) as Bells<dyn Ring>);
             let (sender, mut receiver) = channel(4, doorbell);
             let threads = [1, 2].map(|message| {
@@ -213,7 +196,7 @@ mod tests {
             });
             let mut sum = 0;
             while sum < 3 {
-                bell.sleep();
+                bell.0.wait();
                 while let Some(message) = receiver.try_receive() {
                     sum += message;
                 }

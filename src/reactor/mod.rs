@@ -2,4 +2,5 @@
 
 pub mod mailbox;
 pub mod select;
+pub mod simulated;
 pub mod turn;

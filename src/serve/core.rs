@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use usbip_fast_native::{Arena, Completion, Doorbell, Handle, Outcome, Reactor};
 
-use crate::device::{Opener, Remains};
+use crate::device::{Export, Opener, Remains};
 use crate::limits;
 use crate::reactor::mailbox::{Receiver, Sender};
 use crate::reactor::turn::{self, Next};
@@ -23,6 +23,13 @@ use crate::wire::op;
 pub enum Message {
     /// To the core of a new session.
     Start(Box<NewSession>),
+    /// To core 0: the device of a place has come, or gone.
+    Changed {
+        /// The place.
+        bus_id: String,
+        /// What is there now.
+        export: Option<Box<dyn Export + Send>>,
+    },
     /// To core 0: a session is over.
     Ended {
         /// The core that had it.
@@ -260,6 +267,12 @@ impl Core {
                 }
                 Message::Ended { core, bus_id, remains } => {
                     self.door_mut().session_ended(core, &bus_id, remains);
+                }
+                Message::Changed { bus_id, export } => {
+                    let state = if export.is_some() { "is there" } else { "is not there" };
+                    tracing::info!("{bus_id} {state}");
+                    let export = export.map(|export| export as Box<dyn Export>);
+                    self.door_mut().exports.replace(&bus_id, export);
                 }
                 Message::Stop => self.stop_sessions(),
                 Message::Stopped => self.door_mut().core_stopped(),

@@ -12,7 +12,11 @@ pub struct Exports {
 }
 
 struct Entry {
-    export: Box<dyn Export>,
+    bus_id: String,
+    /// `None` while the device is not there.
+    export: Option<Box<dyn Export>>,
+    /// What has come in the place of a device that a session still has.
+    next: Option<Option<Box<dyn Export>>>,
     holder: Option<SocketAddr>,
 }
 
@@ -56,32 +60,56 @@ impl Refusal {
 }
 
 impl Exports {
+    /// Adds a place for a device that may come and go.
+    ///
+    /// # Errors
+    ///
+    /// The bus id, if it has a place already.
+    pub fn add_place(&mut self, bus_id: &str) -> Result<(), String> {
+        if self.find(bus_id).is_some() {
+            return Err(bus_id.to_owned());
+        }
+        let bus_id = bus_id.to_owned();
+        self.entries.push(Entry { bus_id, export: None, next: None, holder: None });
+        self.entries.sort_by(|a, b| a.bus_id.cmp(&b.bus_id));
+        Ok(())
+    }
+
     /// Adds an export.
     ///
     /// # Errors
     ///
     /// The bus id, if it is exported already.
     pub fn add(&mut self, export: Box<dyn Export>) -> Result<(), String> {
-        let bus_id = &export.describe().bus_id;
-        if self.find(bus_id).is_some() {
-            return Err(bus_id.clone());
-        }
-        self.entries.push(Entry { export, holder: None });
-        self.entries.sort_by(|a, b| a.export.describe().bus_id.cmp(&b.export.describe().bus_id));
+        let bus_id = export.describe().bus_id.clone();
+        self.add_place(&bus_id)?;
+        self.replace(&bus_id, Some(export));
         Ok(())
+    }
+
+    /// The device of a place has come (`Some`) or gone. A session that has the old one keeps it
+    /// until it ends.
+    pub fn replace(&mut self, bus_id: &str, export: Option<Box<dyn Export>>) {
+        let at = self.find(bus_id).expect("only places that were added change");
+        let entry = &mut self.entries[at];
+        if entry.holder.is_some() {
+            entry.next = Some(export);
+        } else {
+            entry.export = export;
+        }
     }
 
     /// The devices that a client may import now, by bus id.
     #[must_use]
     pub fn available(&self) -> Vec<&DeviceDescription> {
         let free = self.entries.iter().filter(|entry| entry.holder.is_none());
-        free.map(|entry| entry.export.describe()).collect()
+        free.filter_map(|entry| Some(entry.export.as_ref()?.describe())).collect()
     }
 
     /// All devices, by bus id.
     #[must_use]
     pub fn all(&self) -> Vec<&DeviceDescription> {
-        self.entries.iter().map(|entry| entry.export.describe()).collect()
+        self.entries.iter().filter_map(|entry| Some(entry.export.as_ref()?.describe())).collect()
     }
 
     /// Checks and marks in one step, so that exactly one of many imports wins.
@@ -100,12 +128,12 @@ impl Exports {
         if let Some(holder) = entry.holder {
             return Err(Refusal::Busy { bus_id: bus_id.to_owned(), holder });
         }
-        let opener = entry
-            .export
+        let export = entry.export.as_mut().ok_or_else(unknown)?;
+        let opener = export
             .reserve()
             .map_err(|reason| Refusal::Device { bus_id: bus_id.to_owned(), reason })?;
         entry.holder = Some(peer);
-        Ok((opener, entry.export.describe().clone()))
+        Ok((opener, export.describe().clone()))
     }
 
     /// A session is over and its device is free again.
@@ -114,7 +142,10 @@ impl Exports {
         let entry = &mut self.entries[at];
         assert!(entry.holder.is_some(), "only a reserved device is released");
         entry.holder = None;
-        entry.export.restore(remains);
+        match entry.next.take() {
+            Some(next) => entry.export = next,
+            None => entry.export.as_mut().expect("a lent export stays").restore(remains),
+        }
     }
 
     /// Sessions that have a device.
@@ -124,6 +155,6 @@ impl Exports {
     }
 
     fn find(&self, bus_id: &str) -> Option<usize> {
-        self.entries.iter().position(|entry| entry.export.describe().bus_id == bus_id)
+        self.entries.iter().position(|entry| entry.bus_id == bus_id)
     }
 }

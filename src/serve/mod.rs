@@ -6,6 +6,7 @@ mod exports;
 mod greeting;
 pub mod session;
 pub mod table;
+mod watch;
 
 use std::net::SocketAddr;
 use std::sync::mpsc;
@@ -18,7 +19,7 @@ use usbip_fast_native::{Handle, Reactor, affinity, clock, process, signal, socke
 use crate::config::{ReactorChoice, ServeConfig};
 use crate::device::Export;
 use crate::device::gadget::simulate;
-use crate::device::usbfs::UsbfsExport;
+use crate::device::real;
 use crate::error::Error;
 use crate::limits;
 use crate::reactor::mailbox::{self, Receiver, Sender};
@@ -27,6 +28,7 @@ use crate::reactor::{select, turn};
 use self::core::{Core, CoreSetup, Message};
 use self::door::Door;
 use self::exports::Exports;
+use self::watch::Watched;
 
 /// Connections that may wait in a listener's queue.
 const BACKLOG: u16 = 1024;
@@ -46,7 +48,10 @@ const MAILBOX_MESSAGES: usize = 1024;
 /// back in time when it stopped.
 pub fn run(config: &ServeConfig) -> Result<(), Error> {
     config.check()?;
-    run_with(collect_exports(config)?, config)
+    let mut exports = Exports::default();
+    add_simulated(&mut exports, &config.simulate)?;
+    let watched = add_real(&mut exports, config)?;
+    start(exports, watched, config)
 }
 
 /// As [`run`], with devices of the caller's own instead of those that `config` names.
@@ -56,14 +61,16 @@ pub fn run(config: &ServeConfig) -> Result<(), Error> {
 /// As [`run`]; also when two of the devices have one bus id.
 pub fn run_with(devices: Vec<Box<dyn Export>>, config: &ServeConfig) -> Result<(), Error> {
     config.check_listen()?;
-    if let Err(error) = process::raise_descriptor_limit(DESCRIPTORS) {
-        tracing::warn!("the limit of open descriptors cannot be raised: {error}");
-    }
     let mut exports = Exports::default();
     for device in devices {
-        exports
-            .add(device)
-            .map_err(|bus_id| Error::Usage(format!("{bus_id} is named twice; name it once")))?;
+        exports.add(device).map_err(named_twice)?;
+    }
+    start(exports, Vec::new(), config)
+}
+
+fn start(exports: Exports, watched: Vec<Watched>, config: &ServeConfig) -> Result<(), Error> {
+    if let Err(error) = process::raise_descriptor_limit(DESCRIPTORS) {
+        tracing::warn!("the limit of open descriptors cannot be raised: {error}");
     }
     let listeners = listen(&config.listen)?;
     let signals = signal::Signals::catch()
@@ -78,26 +85,42 @@ pub fn run_with(devices: Vec<Box<dyn Export>>, config: &ServeConfig) -> Result<(
         );
     }
     let door = Door::new(listeners, signals, config, exports);
-    run_cores(config, door)
+    run_cores(config, door, watched)
 }
 
-/// Simulated and real devices, as the command line names them.
-fn collect_exports(config: &ServeConfig) -> Result<Vec<Box<dyn Export>>, Error> {
-    let mut exports: Vec<Box<dyn Export>> = Vec::new();
+fn named_twice(bus_id: String) -> Error {
+    Error::Usage(format!("{bus_id} is named twice; name it once"))
+}
+
+/// The simulated devices that the command line names: `sim-1`, `sim-2` and so on.
+fn add_simulated(exports: &mut Exports, simulate: &[String]) -> Result<(), Error> {
     let mut number: u8 = 0;
-    for text in &config.simulate {
+    for text in simulate {
         for spec in simulate::parse(text).map_err(|error| Error::Usage(error.to_string()))? {
             number = number.checked_add(1).ok_or_else(|| {
                 Error::Usage("at most 255 simulated devices; name fewer".to_owned())
             })?;
-            exports.push(spec.export(number));
+            exports.add(spec.export(number)).map_err(named_twice)?;
         }
     }
+    Ok(())
+}
+
+/// The devices of this machine that the command line names, those not there yet included.
+fn add_real(exports: &mut Exports, config: &ServeConfig) -> Result<Vec<Watched>, Error> {
+    let mut watched = Vec::new();
     for bus_id in &config.bus_ids {
-        let export = UsbfsExport::new(bus_id, config.force).map_err(Error::Failed)?;
-        exports.push(Box::new(export));
+        exports.add_place(bus_id).map_err(named_twice)?;
+        let seen = real::presence(bus_id);
+        if seen.is_some() {
+            let export = real::export(bus_id, config.force).map_err(Error::Failed)?;
+            exports.replace(bus_id, Some(export));
+        } else {
+            tracing::warn!("{bus_id} is not there; it is exported when it comes");
+        }
+        watched.push(Watched { bus_id: bus_id.clone(), seen });
     }
-    Ok(exports)
+    Ok(watched)
 }
 
 fn listen(addresses: &[SocketAddr]) -> Result<Vec<Handle>, Error> {
@@ -115,9 +138,13 @@ fn listen(addresses: &[SocketAddr]) -> Result<Vec<Handle>, Error> {
 }
 
 /// Brings up one thread per further core, then runs core 0 here.
-fn run_cores(config: &ServeConfig, door: Door) -> Result<(), Error> {
+fn run_cores(config: &ServeConfig, door: Door, watched: Vec<Watched>) -> Result<(), Error> {
     let mut reactor = open_reactor(config)?;
     let (own_mail, mail) = mailbox::channel(MAILBOX_MESSAGES, reactor.doorbell());
+    if !watched.is_empty() {
+        watch::start(watched, config.force, own_mail.clone())
+            .map_err(|error| Error::Failed(format!("devices cannot be watched: {error}")))?;
+    }
     let mut senders = vec![own_mail];
     let mut others = Vec::new();
     for index in 1..config.cores {

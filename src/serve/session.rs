@@ -378,7 +378,7 @@ impl Session {
     /// A block of the arena that is large enough serves as the next send buffer; a device's block
     /// goes back to the device.
     fn keep_send_buffer(&mut self, block: Block) {
-        if let Block::Arena(_) = block {
+        if block.is_of_arena() {
             self.send_buffer = Some(block);
         }
     }

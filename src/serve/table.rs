@@ -22,6 +22,12 @@ pub struct Key {
     pub generation: u32,
 }
 
+impl<T> Default for Table<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl<T> Table<T> {
     /// An empty table.
     #[must_use]

@@ -91,6 +91,11 @@ impl Lanes {
         }
     }
 
+    /// The answers waiting, one lane after the other.
+    pub fn replies(&self) -> impl Iterator<Item = Reply> + '_ {
+        self.urgent.iter().chain(&self.bulk).copied()
+    }
+
     /// Answers waiting.
     #[must_use]
     pub fn len(&self) -> usize {

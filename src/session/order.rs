@@ -33,6 +33,11 @@ impl EndpointOrder {
         self.queues[index(endpoint, direction)].contains(&slot)
     }
 
+    /// Submissions that are not answered yet, over all endpoints.
+    pub fn count(&self) -> usize {
+        self.queues.iter().map(VecDeque::len).sum()
+    }
+
     /// Forgets a submission, wherever in its queue it stands.
     pub fn remove(&mut self, endpoint: u8, direction: Direction, slot: u32) {
         let queue = &mut self.queues[index(endpoint, direction)];

@@ -1,5 +1,6 @@
 //! A server's session in the process of the test, on a thread of its own, over a socket pair.
 
+#![allow(clippy::disallowed_types, reason = "a test holds both ends of its sockets")]
 #![allow(clippy::disallowed_methods, reason = "the server has a thread of its own here")]
 #![allow(dead_code, reason = "no test uses all of it")]
 

@@ -173,3 +173,17 @@ fn an_unlink_that_overtook_its_submission_stops_it_when_it_comes() {
     pair.unlink(4, 2);
     assert_eq!(pair.briefs(), [Unlinked(4, 0)], "now it is known to be over");
 }
+
+#[test]
+fn a19_two_unlinks_that_overtook_their_urb_are_answered_in_order_behind_it() {
+    let mut pair = Pair::new();
+    pair.submit(&Submit::input(1, INTERRUPT, 8));
+    pair.unlink(3, 2);
+    pair.unlink(4, 2);
+    assert_eq!(pair.briefs(), [], "the URB may still come");
+    pair.submit(&Submit::output(2, BULK, 100));
+    // A younger URB shows that nothing older comes any more.
+    pair.submit(&Submit::input(5, INTERRUPT, 8));
+    assert_eq!(pair.device.seen, [1, 5]);
+    assert_eq!(pair.briefs(), [Unlinked(3, -104), Unlinked(4, 0)]);
+}

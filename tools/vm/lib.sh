@@ -59,10 +59,17 @@ row() {
     fi
 }
 
+# A mistake in a job must not pass for success. Bash calls this in a process of its own.
+command_not_found_handle() {
+    echo "$1: command not found" | tee -a "$work/mistakes" >&2
+    return 127
+}
+
 # Ends the job: stops what it started, judges the kernel log, prints the count.
 finish() {
     stop_servers
     check_dmesg "the kernel log" || true
+    [ ! -s "$work/mistakes" ] || fail "the job itself" "$(tail -n 1 "$work/mistakes")"
     count_rows
     [ "$failed" = 0 ]
     exit

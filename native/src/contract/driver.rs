@@ -172,6 +172,14 @@ impl<'a> Driver<'a> {
         }
     }
 
+    /// Waits for a receive and receives the rest, until there are exactly `bytes`.
+    pub fn rest(&mut self, socket: &Handle, token: Token, bytes: usize) -> Vec<u8> {
+        let mut all = self.moved(token);
+        let rest = self.receive_all(socket, bytes - all.len());
+        all.extend(rest);
+        all
+    }
+
     /// Receives exactly `bytes`.
     pub fn receive_all(&mut self, socket: &Handle, bytes: usize) -> Vec<u8> {
         let mut all = Vec::new();
@@ -198,10 +206,17 @@ pub fn content(pieces: &[Option<Piece>; 2], count: usize) -> Vec<u8> {
 
 /// A pattern that shows lost, repeated and swapped bytes.
 pub fn pattern(seed: u32, bytes: usize) -> Vec<u8> {
+    // A prime, so that the repetition falls together with no block or page.
+    const PERIOD: usize = 4093;
     let mut state = seed.wrapping_mul(2).wrapping_add(1);
     let step = |_| {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         (state >> 24) as u8
     };
-    (0..bytes).map(step).collect()
+    let period: Vec<u8> = (0..PERIOD.min(bytes)).map(step).collect();
+    let mut all = Vec::with_capacity(bytes);
+    while all.len() < bytes {
+        all.extend_from_slice(&period[..PERIOD.min(bytes - all.len())]);
+    }
+    all
 }

@@ -7,11 +7,9 @@ pub(crate) const PREFERRED: &[Backend] = &[Backend::Kqueue];
 
 pub(crate) fn open(backend: Backend, _options: &Options) -> Result<Opened, Refusal> {
     match backend {
-        Backend::Kqueue => {
-            kqueue::open().map(|reactor| Opened { reactor, detail: String::new() }).map_err(
-                |error| Refusal::Kernel { backend, reason: error.to_string(), remedy: None },
-            )
-        }
+        Backend::Kqueue => kqueue::open()
+            .map(|reactor| Opened { reactor, detail: String::new() })
+            .map_err(|error| Refusal::Kernel { backend, reason: error.to_string(), remedy: None }),
         Backend::IoUring | Backend::Epoll => Err(Refusal::NotHere(backend)),
     }
 }

@@ -7,8 +7,8 @@ use libc::c_int;
 use crate::handle::Handle;
 use crate::op::OsError;
 use crate::socket::{
-    KEEPALIVE_IDLE_SECONDS, KEEPALIVE_INTERVAL_SECONDS, KEEPALIVE_PROBES,
-    NOT_SENT_LOW_WATER_BYTES, USER_TIMEOUT_MS, check,
+    KEEPALIVE_IDLE_SECONDS, KEEPALIVE_INTERVAL_SECONDS, KEEPALIVE_PROBES, NOT_SENT_LOW_WATER_BYTES,
+    USER_TIMEOUT_MS, check,
 };
 
 /// `socket` takes no flags here; see [`finish_creation`].

@@ -147,7 +147,7 @@ impl Queue {
 }
 
 impl Watcher for Queue {
-    fn forget(&self, fd: RawFd) {
+    fn forget(&self, fd: RawFd, _serial: u64) {
         let gone = self.control(libc::EPOLL_CTL_DEL, fd, &mut epoll_event { events: 0, u64: 0 });
         assert_eq!(gone, Ok(()), "a watched descriptor is registered until it is forgotten");
     }

@@ -3,6 +3,8 @@
 pub(crate) mod backends;
 pub mod epoll;
 pub(crate) mod eventfd;
+#[doc(hidden)]
+pub mod refuse;
 pub(crate) mod sockets;
 pub mod sysfs;
 pub(crate) mod system;

@@ -185,10 +185,12 @@ impl<U: Urbs> Machine<U> {
         self.waiting.is_empty() && self.urbs.as_ref().is_none_or(|urbs| urbs.in_flight() == 0)
     }
 
-    /// Whether the node's readiness is news: not while a reap is due anyway but must wait.
+    /// Whether the node's readiness is news: not while a reap is due anyway but must wait, and not
+    /// when the device is being closed, which goes from report to report.
     pub fn wants_readiness(&self) -> bool {
-        let is_open = matches!(self.life, Life::Open | Life::Closing { .. });
-        is_open && !self.is_gone && !(self.is_reapable && self.busy.is_some())
+        matches!(self.life, Life::Open)
+            && !self.is_gone
+            && !(self.is_reapable && self.busy.is_some())
     }
 
     /// Earliest time at which [`Machine::handle_deadline`] has something to do.

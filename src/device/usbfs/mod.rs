@@ -14,10 +14,14 @@ mod machine;
 mod safety;
 mod translate;
 
+use std::path::Path;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use usbip_fast_native::linux::usbfs::{Areas, MAPPINGS_ARE_CACHED, Queue, capability, spawn};
+use usbip_fast_native::linux::sysfs;
+use usbip_fast_native::linux::usbfs::{
+    AreaLimits, Areas, MAPPINGS_ARE_CACHED, Queue, capability, spawn,
+};
 use usbip_fast_native::{Arena, Block, Doorbell, Handle, Interest, OsError};
 
 use self::enumerate::SystemTree;
@@ -54,6 +58,34 @@ pub fn enumerate() -> Result<Vec<DeviceDescription>, OsError> {
 /// The reason, for people; it begins with a verb whose subject is the device.
 pub fn check_idle(bus_id: &str) -> Result<(), InUse> {
     safety::check(&SystemTree, bus_id)
+}
+
+/// Tells one plugging-in of a device from the next, and a configured device from one that is not
+/// yet: a text that changes with it, `None` while nothing is there. Takes no device's lock, so it
+/// does not wait.
+#[must_use]
+pub fn presence(bus_id: &str) -> Option<String> {
+    let folder = Path::new("/sys/bus/usb/devices").join(bus_id);
+    let read = |name| sysfs::read_text(&folder.join(name)).ok();
+    let interfaces = sysfs::list(&folder).ok()?.iter().filter(|name| name.contains(':')).count();
+    let identity = [read("devnum")?, read("idVendor")?, read("idProduct")?].join(" ");
+    Some(format!("{identity} {interfaces}"))
+}
+
+/// The device of a bus id, as it is now, ready to be lent out. With `force` it is taken although
+/// it is in use. May wait, as [`enumerate`].
+///
+/// # Errors
+///
+/// One line for people: there is no such device, it is a hub, or this machine needs it.
+pub fn export(bus_id: &str, force: bool) -> Result<Box<dyn Export + Send>, String> {
+    let export = UsbfsExport::new(bus_id, force)?;
+    if !force {
+        check_idle(bus_id).map_err(|reason| {
+            format!("{bus_id} {reason}; to take it all the same: usbip-fast serve --force")
+        })?;
+    }
+    Ok(Box::new(export))
 }
 
 /// A device that can be lent out.
@@ -147,9 +179,10 @@ impl UsbfsDevice {
 fn furnish(opened: Opened) -> (Queue, Option<Areas>) {
     let queue = Queue::new(opened.lane, limits::SESSION_URBS, limits::USBFS_ISO_URBS);
     let has_areas = MAPPINGS_ARE_CACHED && opened.capabilities & capability::MMAP != 0;
-    let quarter = opened.memory_limit_bytes / 4;
-    let limit = usize::try_from(quarter).unwrap_or(usize::MAX).min(limits::USBFS_AREA_BYTES);
-    let areas = (has_areas && limit > 0).then(|| Areas::new(&queue, limit));
+    let share = |part| usize::try_from(opened.memory_limit_bytes / part).unwrap_or(usize::MAX);
+    let device_bytes = share(4).min(limits::USBFS_AREA_BYTES);
+    let area_limits = AreaLimits { device_bytes, process_bytes: share(2) };
+    let areas = (has_areas && device_bytes > 0).then(|| Areas::new(&queue, area_limits));
     (queue, areas)
 }
 

@@ -15,6 +15,7 @@
 //!    [`poll_receive`](Exporter::poll_receive) and a buffer behind it, and reports to
 //!    [`handle_received`](Exporter::handle_received).
 
+mod audit;
 mod end;
 mod receive;
 mod transmit;

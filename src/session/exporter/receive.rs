@@ -240,6 +240,10 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Exporter<B> {
             state: UrbState::Receiving(block),
             unlink: self.early_unlinks.take(submit.seqnum),
         });
+        // A peer may ask twice; all but the first are answered behind the URB.
+        while let Some(unlink) = self.early_unlinks.take(submit.seqnum) {
+            self.further_unlinks.push((submission.slot, unlink));
+        }
     }
 
     /// Puts the setup packet where a control URB wants it, and waits for the body, if any.

@@ -8,6 +8,7 @@ use std::cell::{Cell, RefCell};
 use std::os::fd::AsRawFd;
 use std::ptr::NonNull;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use super::queue::Queue;
 use crate::arena::BLOCK_ALIGNMENT;
@@ -32,22 +33,35 @@ const PAGE_BYTES: usize = 4096;
 /// After the kernel refused an area this many requests are refused without asking it again.
 const REFUSALS: u32 = 1024;
 
+/// Bytes of areas that this process holds, over all devices and threads.
+static ALL_MAPPED_BYTES: AtomicUsize = AtomicUsize::new(0);
+
+/// How much may be mapped. Pending URBs are accounted against the same bound of the system, those
+/// in areas too, so areas must leave room or no URB is taken any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AreaLimits {
+    /// Most bytes of one device.
+    pub device_bytes: usize,
+    /// Most bytes of all devices of this process.
+    pub process_bytes: usize,
+}
+
 /// The areas of one open device, for the thread that has its [`Queue`].
 #[derive(Debug)]
 pub struct Areas {
     node: Handle,
-    limit_bytes: usize,
+    limits: AreaLimits,
     mapped_bytes: Rc<Cell<usize>>,
     areas: Vec<Rc<Area>>,
     refusals: u32,
 }
 
 impl Areas {
-    /// No area yet of the queue's device, and never more than `limit_bytes` of them.
+    /// No area yet of the queue's device, and never more than `limits` allow.
     #[must_use]
-    pub fn new(queue: &Queue, limit_bytes: usize) -> Self {
+    pub fn new(queue: &Queue, limits: AreaLimits) -> Self {
         let node = queue.handle().clone();
-        Self { node, limit_bytes, mapped_bytes: Rc::default(), areas: Vec::new(), refusals: 0 }
+        Self { node, limits, mapped_bytes: Rc::default(), areas: Vec::new(), refusals: 0 }
     }
 
     /// Takes a block of at least `bytes` bytes, or `None` where only ordinary memory will do: at
@@ -79,7 +93,9 @@ impl Areas {
         if length > AREA_BYTES {
             return None;
         }
-        let room = self.limit_bytes.saturating_sub(self.mapped_bytes.get());
+        let own = self.limits.device_bytes.saturating_sub(self.mapped_bytes.get());
+        let all = self.limits.process_bytes.saturating_sub(ALL_MAPPED_BYTES.load(Relaxed));
+        let room = own.min(all);
         let usual = if self.areas.is_empty() { FIRST_AREA_BYTES } else { AREA_BYTES };
         let bytes = usual.min(room / PAGE_BYTES * PAGE_BYTES).max(length);
         let bytes = bytes.next_multiple_of(PAGE_BYTES);
@@ -165,6 +181,8 @@ impl Area {
         }
         let address = NonNull::new(address.cast::<u8>())?;
         mapped_bytes.set(mapped_bytes.get() + length);
+        // Two threads may pass the limit together, by an area each; it has room for that.
+        ALL_MAPPED_BYTES.fetch_add(length, Relaxed);
         let mapped_bytes = Rc::clone(mapped_bytes);
         Some(Self { address, length, free: RefCell::new(FreeRanges::new(length)), mapped_bytes })
     }
@@ -184,6 +202,7 @@ impl Drop for Area {
     fn drop(&mut self) {
         assert!(!self.is_lent(), "an area outlives its blocks");
         self.mapped_bytes.set(self.mapped_bytes.get() - self.length);
+        ALL_MAPPED_BYTES.fetch_sub(self.length, Relaxed);
         // SAFETY: the mapping is ours alone and every block of it is gone, checked above.
         let result = unsafe { libc::munmap(self.address.as_ptr().cast(), self.length) };
         assert_eq!(result, 0, "an own mapping can be unmapped");
@@ -247,8 +266,10 @@ mod tests {
     use crate::linux::usbfs::Lane;
     use std::os::fd::{FromRawFd, OwnedFd};
 
-    fn areas(node: OwnedFd, limit_bytes: usize) -> Areas {
-        Areas::new(&Queue::new(Lane { node }, 1, 8), limit_bytes)
+    /// Areas without a limit for the process, because tests run beside each other.
+    fn areas(node: OwnedFd, device_bytes: usize) -> Areas {
+        let limits = AreaLimits { device_bytes, process_bytes: usize::MAX };
+        Areas::new(&Queue::new(Lane { node }, 1, 8), limits)
     }
 
     /// A file that can be mapped shared like a node: ordinary memory of the page cache.
@@ -304,6 +325,15 @@ mod tests {
         assert_eq!(areas.mapped_bytes(), AREA_BYTES);
         drop(areas);
         assert_eq!(large.len(), AREA_BYTES, "a block outlives its pool");
+    }
+
+    #[test]
+    fn all_devices_together_have_a_limit() {
+        let first = areas(node(AREA_BYTES), AREA_BYTES).take(AREA_BYTES).expect("has room");
+        let limits = AreaLimits { device_bytes: AREA_BYTES, process_bytes: first.len() };
+        let node = node(AREA_BYTES);
+        let mut second = Areas::new(&Queue::new(Lane { node }, 1, 8), limits);
+        assert!(second.take(64).is_none(), "the first device has it all");
     }
 
     #[test]

@@ -17,7 +17,7 @@ mod queue;
 
 pub use helper::{HelperError, spawn};
 pub use ioctl::{Control, Lane, UrbAddress, capability};
-pub use memory::{AREA_BYTES, Areas, DeviceBlock, MAPPINGS_ARE_CACHED};
+pub use memory::{AREA_BYTES, AreaLimits, Areas, DeviceBlock, MAPPINGS_ARE_CACHED};
 pub use queue::{IsoPacket, PACKETS_PER_URB, Piece, Queue, Reaped, TransferId, UrbKind, urb_flag};
 
 /// Where the kernel keeps the bound on usbfs memory of the whole system, in MiB (0: none).

@@ -1,0 +1,6 @@
+//! macOS: kqueue.
+
+pub(crate) mod backends;
+pub mod kqueue;
+pub(crate) mod sockets;
+pub(crate) mod system;
