@@ -8,7 +8,7 @@ use usbip_fast_native::{Arena, Block, Completion, Handle, Op, Outcome, Piece, Re
 use crate::device::{Device, DeviceState, Remains};
 use crate::limits;
 use crate::serve::table::Key;
-use crate::session;
+use crate::session::ReceiveSize;
 use crate::session::exporter::{Counters, Exporter, SessionEnd, Transmit};
 use crate::usb::endpoint::EndpointMap;
 use crate::usb::identity::DeviceDescription;
@@ -54,6 +54,7 @@ pub struct Session {
     phase: Phase,
     started: Duration,
     receive_buffer: Option<Block>,
+    receive_size: ReceiveSize,
     send_buffer: Option<Block>,
     /// What a short send has left over.
     unsent: [Option<Piece>; 2],
@@ -114,6 +115,7 @@ impl Session {
             phase: Phase::Opening { reply: Box::new(op::import_reply(description)) },
             started: now,
             receive_buffer: None,
+            receive_size: ReceiveSize::default(),
             send_buffer: None,
             unsent: [None, None],
             receiving: false,
@@ -271,12 +273,12 @@ impl Session {
         let buffer =
             buffer.or_else(|| io.arena.take(limits::RECEIVE_BUFFER_BYTES).map(Block::from));
         let Some(block) = buffer else { return self.stop("no memory for a receive buffer") };
-        let pieces = match self.exporter.poll_receive() {
-            Some((payload, range)) => {
-                let behind = Piece { block, range: 0..session::bytes_behind(range.len()) };
-                [Some(Piece { block: payload, range }), Some(behind)]
-            }
-            None => [Some(Piece { block, range: 0..limits::RECEIVE_BUFFER_BYTES }), None],
+        let lent = self.exporter.poll_receive().map(|(block, range)| Piece { block, range });
+        let behind = self.receive_size.next(lent.as_ref().map_or(0, |piece| piece.range.len()));
+        let buffer = Piece { block, range: 0..behind };
+        let pieces = match lent {
+            Some(lent) => [Some(lent), Some(buffer)],
+            None => [Some(buffer), None],
         };
         self.receiving = true;
         let socket = self.socket.clone();

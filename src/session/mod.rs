@@ -30,16 +30,49 @@ impl<B, F: FnMut(usize) -> Option<B>> Memory<B> for F {
     }
 }
 
-/// How many bytes to receive behind a payload of which `rest` bytes are still to come and go
-/// straight to their block: behind a short rest as much as there is room for, behind a long one
-/// only what a header or a few need, because what comes here of the next payload is copied.
-#[must_use]
-pub const fn bytes_behind(rest: usize) -> usize {
-    if rest < LONG_REST_BYTES { limits::RECEIVE_BUFFER_BYTES } else { BEHIND_LONG_REST_BYTES }
+/// How much to receive into the buffer, beside what goes straight to a URB's block.
+///
+/// What arrives in the buffer is copied. While payloads are long that is worth avoiding: then only
+/// a header or a few are received there, and the payload behind them comes straight to its block.
+/// While PDUs are short they should come many at a time.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ReceiveSize {
+    /// Receives that are still planned for long payloads.
+    long: u8,
 }
 
-/// From this many bytes on a rest is long.
-const LONG_REST_BYTES: usize = 16 * 1024;
+impl ReceiveSize {
+    /// Bytes to receive into the buffer, of [`limits::RECEIVE_BUFFER_BYTES`]. `direct`: the bytes
+    /// received in front of them straight to a block, 0 if there is no block. Ask once per receive.
+    #[must_use]
+    pub fn next(&mut self, direct: usize) -> usize {
+        self.long = if direct >= LONG_BYTES { LONG_RECEIVES } else { self.long.saturating_sub(1) };
+        if self.long > 0 { BEHIND_LONG_BYTES } else { limits::RECEIVE_BUFFER_BYTES }
+    }
+}
 
-/// Bytes received behind a long rest.
-const BEHIND_LONG_REST_BYTES: usize = 4096;
+/// From this many bytes on a payload is long.
+const LONG_BYTES: usize = 16 * 1024;
+
+/// A long payload ends in a receive or two, and its successor begins in one.
+const LONG_RECEIVES: u8 = 4;
+
+/// Bytes received into the buffer behind a long payload.
+const BEHIND_LONG_BYTES: usize = 4096;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_payloads_are_not_received_into_the_buffer() {
+        let mut size = ReceiveSize::default();
+        assert_eq!(size.next(0), limits::RECEIVE_BUFFER_BYTES);
+        assert_eq!(size.next(60_000), BEHIND_LONG_BYTES);
+        assert_eq!(size.next(10_000), BEHIND_LONG_BYTES, "its end");
+        assert_eq!(size.next(0), BEHIND_LONG_BYTES, "the header of the next");
+        assert_eq!(size.next(60_000), BEHIND_LONG_BYTES);
+        let short = (0..4).map(|_| size.next(0)).last();
+        assert_eq!(short, Some(limits::RECEIVE_BUFFER_BYTES), "short ones from now on");
+    }
+}

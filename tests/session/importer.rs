@@ -248,16 +248,16 @@ fn every_kind_goes_there_and_back_however_the_stream_is_cut() {
         let urbs = [
             urb(control, Direction::In, 18),
             urb(control, Direction::Out, 300),
-            urb(bulk, Direction::In, 10_000),
-            urb(bulk, Direction::Out, 9_000),
+            urb(bulk, Direction::In, 30_000),
+            urb(bulk, Direction::Out, 20_000),
             urb(bulk, Direction::In, 100),
             urb(bulk, Direction::Out, 64),
             urb(bulk, Direction::In, 0),
             urb(bulk, Direction::Out, 0),
             iso(Direction::In, 9),
             iso(Direction::Out, 9),
-            iso(Direction::Out, 60),
-            iso(Direction::In, 60),
+            iso(Direction::Out, 200),
+            iso(Direction::In, 200),
         ];
         for (slot, urb) in (0..).zip(&urbs) {
             ends.submit(slot, urb);
@@ -344,7 +344,7 @@ fn an_answer_may_overtake_the_block_it_is_for() {
         ends.hold_blocks = true;
         // Larger than what is copied, so the block itself leaves, and with packet descriptors in
         // the answer, which have no place before the block is back.
-        ends.submit(0, &iso(Direction::Out, 60));
+        ends.submit(0, &iso(Direction::Out, 200));
         ends.submit(1, &urb(TransferType::Bulk, Direction::Out, 20));
         ends.run();
         assert_eq!(ends.take_finished(), [], "the block is still with the network");

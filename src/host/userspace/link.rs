@@ -9,7 +9,7 @@ use usbip_fast_native::{
 
 use super::ClientError;
 use crate::limits;
-use crate::session;
+use crate::session::ReceiveSize;
 use crate::session::importer::{Importer, ImporterEnd, Transmit};
 use crate::usb::transfer::{Finished, Submission};
 
@@ -27,6 +27,7 @@ pub(super) struct Link {
     completions: Vec<Completion>,
     /// Absent while a receive operation has it.
     receive_buffer: Option<Block>,
+    receive_size: ReceiveSize,
     /// Bytes in the receive buffer that the session could not take yet.
     held: Range<usize>,
     /// Absent while a send operation has it, or `unsent`.
@@ -47,6 +48,7 @@ impl Link {
         Ok(Self {
             reactor,
             receive_buffer: Some(take(limits::RECEIVE_BUFFER_BYTES)?),
+            receive_size: ReceiveSize::default(),
             send_buffer: Some(take(limits::SEND_BUFFER_BYTES)?),
             arena,
             socket,
@@ -146,12 +148,12 @@ impl Link {
             return;
         }
         let Some(block) = self.receive_buffer.take() else { return };
-        let pieces = match self.importer.poll_receive() {
-            Some((payload, range)) => {
-                let behind = Piece { block, range: 0..session::bytes_behind(range.len()) };
-                [Some(Piece { block: payload, range }), Some(behind)]
-            }
-            None => [Some(Piece { block, range: 0..limits::RECEIVE_BUFFER_BYTES }), None],
+        let lent = self.importer.poll_receive().map(|(block, range)| Piece { block, range });
+        let behind = self.receive_size.next(lent.as_ref().map_or(0, |piece| piece.range.len()));
+        let buffer = Piece { block, range: 0..behind };
+        let pieces = match lent {
+            Some(lent) => [Some(lent), Some(buffer)],
+            None => [Some(buffer), None],
         };
         self.reactor.submit(Op::Receive { socket: self.socket.clone(), pieces }, RECEIVE);
     }
