@@ -28,7 +28,7 @@ const ROUNDS: u32 = 5;
 /// Measure rate, throughput and latency of an exported device
 #[derive(Debug, Args)]
 pub struct BenchArgs {
-    /// The server: a name or address, [HOST]:PORT allowed
+    /// The server: a name, an address or HOST:PORT
     #[arg(short, long, value_name = "HOST")]
     pub remote: String,
     /// Bus id of the device at the server
