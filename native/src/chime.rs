@@ -33,7 +33,7 @@ impl Chime {
 /// Every order of the steps of two posting threads and a reactor. The kernel's part is modelled as
 /// what it is: a wake-up that is remembered until it is taken.
 #[cfg(all(loom, test))]
-mod tests {
+mod loom_models {
     use loom::sync::atomic::AtomicU32;
     use loom::sync::{Arc, Notify};
 

@@ -166,8 +166,8 @@ mod tests {
 
 /// Every order of the steps of two senders and a reactor that sleeps until it is rung. A lost
 /// wake-up would be a reactor that sleeps for ever, which loom reports.
-#[cfg(all(test, loom))]
-mod tests {
+#[cfg(all(loom, test))]
+mod loom_models {
     use std::sync::Arc as Bells;
 
     use loom::sync::Notify;
