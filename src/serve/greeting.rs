@@ -90,12 +90,14 @@ impl Greeting {
         match &mut self.step {
             Step::Asking { handshake, buffer } => {
                 let bytes = &piece.block.as_ref()[..count];
+                let begun = handshake.has_begun();
                 let asked = handshake.handle_received(bytes);
                 *buffer = Some(piece.block);
                 match asked {
                     Ok(Some(request)) => Progress::Asked(request),
                     Ok(None) => self.read(io),
-                    Err(HandshakeError::PeerClosed) if count == 0 => self.end(None),
+                    // Looking whether somebody listens is no offence.
+                    Err(HandshakeError::PeerClosed) if !begun => self.end(None),
                     Err(error) => self.end(Some(error.into())),
                 }
             }

@@ -70,6 +70,12 @@ impl Handshake {
         self.wanted - self.filled
     }
 
+    /// Whether anything of the request has come.
+    #[must_use]
+    pub const fn has_begun(&self) -> bool {
+        self.filled > 0
+    }
+
     /// When to call [`handle_timeout`](Self::handle_timeout).
     #[must_use]
     pub fn deadline(&self) -> Duration {
