@@ -218,6 +218,39 @@ pub mod numbers {
     pub const POLLHUP: u32 = libc::POLLHUP as u32;
 }
 
+impl Completion {
+    /// How many bytes a receive or a send has moved.
+    ///
+    /// # Errors
+    ///
+    /// The operation's own.
+    ///
+    /// # Panics
+    ///
+    /// If this completes another kind of operation.
+    pub fn moved(&self) -> Result<usize, OsError> {
+        match &self.result {
+            Ok(Outcome::Moved(count)) => Ok(*count),
+            Ok(other) => unreachable!("a receive or send does not end with {other:?}"),
+            Err(error) => Err(*error),
+        }
+    }
+
+    /// The pieces of a receive: the one of a URB's block, if it had one, and the buffer behind it.
+    ///
+    /// # Panics
+    ///
+    /// If this completes another kind of operation.
+    #[must_use]
+    pub fn into_received(self) -> (Option<Piece>, Piece) {
+        match self.pieces {
+            [Some(lent), Some(buffer)] => (Some(lent), buffer),
+            [Some(buffer), None] => (None, buffer),
+            _ => unreachable!("a receive returns the pieces it was given"),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -194,7 +194,7 @@ impl Core {
             }
             Request::Import(bus_id) => match door.exports.reserve(bus_id, greeting.peer) {
                 Ok((opener, description)) => {
-                    return self.start_session(key, opener, description, reactor, now);
+                    return self.start_session(key, opener, description, now);
                 }
                 Err(refusal) => {
                     tracing::info!(peer = %greeting.peer, "import refused: {refusal}");
@@ -215,7 +215,6 @@ impl Core {
         key: Key,
         opener: Opener,
         description: DeviceDescription,
-        reactor: &mut dyn Reactor,
         now: Duration,
     ) {
         let Some(Connection::Greeting(greeting)) = self.connections.remove(key) else {
@@ -227,7 +226,7 @@ impl Core {
         let core = door.place_session();
         tracing::info!(%peer, bus_id = description.bus_id, core, "import");
         if core == self.index {
-            self.open_session(socket, peer, opener, &description, reactor, now);
+            self.open_session(socket, peer, opener, &description, now);
             return;
         }
         let socket = socket.into_owned().expect("a socket with nothing in flight has one owner");
@@ -241,7 +240,6 @@ impl Core {
         peer: SocketAddr,
         opener: Opener,
         description: &DeviceDescription,
-        reactor: &mut dyn Reactor,
         now: Duration,
     ) {
         let device = opener(&self.doorbell);
@@ -253,17 +251,15 @@ impl Core {
         let entered = self.connections.insert(Connection::Session(Box::new(session)));
         assert_eq!(entered, key, "nothing was entered in between");
         self.sessions.push(key);
-        // What it can do at once it does in this turn.
-        let _ = (reactor, now);
     }
 
-    fn read_mail(&mut self, reactor: &mut dyn Reactor, now: Duration) {
+    fn read_mail(&mut self, now: Duration) {
         while let Some(message) = self.mail.try_receive() {
             match message {
                 Message::Start(new) => {
                     let NewSession { socket, peer, opener, description } = *new;
                     let socket = Handle::new(socket);
-                    self.open_session(socket, peer, opener, &description, reactor, now);
+                    self.open_session(socket, peer, opener, &description, now);
                 }
                 Message::Ended { core, bus_id, remains } => {
                     self.door_mut().session_ended(core, &bus_id, remains);
@@ -416,7 +412,7 @@ impl turn::Core for Core {
 
     fn settle(&mut self, rung: bool, reactor: &mut dyn Reactor, now: Duration) -> Next {
         if rung {
-            self.read_mail(reactor, now);
+            self.read_mail(now);
         }
         self.send_mail();
         self.time_out_greetings(reactor, now);

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use usbip_fast_native::{Block, Completion, Handle, Op, OsError, Outcome, Piece, Token};
+use usbip_fast_native::{Block, Completion, Handle, Op, OsError, Piece, Token};
 
 use crate::serve::session::{Io, kind};
 use crate::serve::table::Key;
@@ -79,9 +79,8 @@ impl Greeting {
         if matches!(self.step, Step::Ended) {
             return Progress::Ended(None);
         }
-        let count = match completion.result {
-            Ok(Outcome::Moved(count)) => count,
-            Ok(other) => unreachable!("no operation of a greeting ends with {other:?}"),
+        let count = match completion.moved() {
+            Ok(count) => count,
             Err(error) => return self.end(Some(GreetingError::Network(error))),
         };
         let [Some(mut piece), None] = completion.pieces else {

@@ -287,19 +287,11 @@ impl Session {
 
     fn handle_received(&mut self, completion: Completion, io: &mut Io<'_>) {
         self.receiving = false;
-        let (lent, buffer) = match completion.pieces {
-            [Some(lent), Some(buffer)] => (Some(lent), buffer),
-            [Some(buffer), None] => (None, buffer),
-            _ => unreachable!("a receive returns the pieces it was given"),
-        };
-        let count = match completion.result {
-            Ok(Outcome::Moved(count)) => count,
-            Ok(other) => unreachable!("a receive does not end with {other:?}"),
-            Err(error) => {
-                self.exporter.stop(SessionEnd::Network(error.to_string()));
-                0
-            }
-        };
+        let count = completion.moved().unwrap_or_else(|error| {
+            self.exporter.stop(SessionEnd::Network(error.to_string()));
+            0
+        });
+        let (lent, buffer) = completion.into_received();
         let direct = lent.as_ref().map_or(0, |piece| piece.range.len()).min(count);
         let Self { exporter, device, .. } = self;
         let mut memory = |bytes| device.allocate(io.arena, bytes);
@@ -352,9 +344,8 @@ impl Session {
 
     fn handle_sent(&mut self, completion: Completion) {
         self.sending = false;
-        let mut count = match completion.result {
-            Ok(Outcome::Moved(count)) => count,
-            Ok(other) => unreachable!("a send does not end with {other:?}"),
+        let mut count = match completion.moved() {
+            Ok(count) => count,
             Err(error) => {
                 self.exporter.stop(SessionEnd::Network(error.to_string()));
                 return;

@@ -3,9 +3,7 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use usbip_fast_native::{
-    Arena, Block, Completion, Handle, Op, Outcome, Piece, Reactor, Token, clock,
-};
+use usbip_fast_native::{Arena, Block, Completion, Handle, Op, Piece, Reactor, Token, clock};
 
 use super::ClientError;
 use crate::limits;
@@ -119,9 +117,8 @@ impl Link {
 
     fn handle_sent(&mut self, completion: Completion) {
         self.sending = false;
-        let mut count = match completion.result {
-            Ok(Outcome::Moved(count)) => count,
-            Ok(other) => unreachable!("a send does not end with {other:?}"),
+        let mut count = match completion.moved() {
+            Ok(count) => count,
             Err(error) => {
                 self.importer.stop(ImporterEnd::Network(error.to_string()));
                 0
@@ -159,19 +156,11 @@ impl Link {
     }
 
     fn handle_received(&mut self, completion: Completion) {
-        let (lent, buffer) = match completion.pieces {
-            [Some(lent), Some(buffer)] => (Some(lent), buffer),
-            [Some(buffer), None] => (None, buffer),
-            _ => unreachable!("a receive returns the pieces it was given"),
-        };
-        let count = match completion.result {
-            Ok(Outcome::Moved(count)) => count,
-            Ok(other) => unreachable!("a receive does not end with {other:?}"),
-            Err(error) => {
-                self.importer.stop(ImporterEnd::Network(error.to_string()));
-                0
-            }
-        };
+        let count = completion.moved().unwrap_or_else(|error| {
+            self.importer.stop(ImporterEnd::Network(error.to_string()));
+            0
+        });
+        let (lent, buffer) = completion.into_received();
         let direct = lent.as_ref().map_or(0, |piece| piece.range.len()).min(count);
         let bytes = &buffer.block.as_ref()[..count - direct];
         let lent = lent.map(|piece| (piece.block, direct));
