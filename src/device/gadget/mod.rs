@@ -11,6 +11,7 @@ mod chapter9;
 pub mod descriptors;
 mod export;
 mod function;
+mod options;
 mod pace;
 mod queue;
 pub mod simulate;
@@ -35,6 +36,7 @@ use self::timed::BulkBudget;
 pub use self::descriptors::Descriptors;
 pub use self::export::{GadgetExport, Identity};
 pub use self::function::{Answer, Change, Function, Stall, Then, Transfer};
+pub use self::options::OptionError;
 pub use self::pace::{Pace, UnknownPace};
 
 use super::{Completed, Device, DeviceState, Remains};

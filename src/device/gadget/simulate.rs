@@ -1,14 +1,19 @@
 //! The text after `--simulate`: devices joined by commas, each a name and its options.
 
-use super::zero::{OptionError, ZeroExport, ZeroOptions};
+use super::OptionError;
+use super::zero::{ZeroExport, ZeroOptions};
 use crate::device::Export;
 
+/// The devices there are: how each is called and how its options are read.
+const KINDS: &[(&str, Reader)] = &[("zero", |options| {
+    let options = ZeroOptions::parse(options)?;
+    Ok(SimulatedSpec::new(move |number| ZeroExport::zero(&options, number)))
+})];
+
+type Reader = fn(&str) -> Result<SimulatedSpec, OptionError>;
+
 /// A simulated device that was asked for and not made yet.
-#[derive(Clone, Debug, PartialEq)]
-pub enum SimulatedSpec {
-    /// `zero`: a Gadget Zero.
-    Zero(ZeroOptions),
-}
+pub struct SimulatedSpec(Box<dyn Fn(u8) -> Box<dyn Export>>);
 
 /// Why the text is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -23,60 +28,86 @@ pub enum SimulateError {
         cause: OptionError,
     },
     /// No such device.
-    #[error("no simulated device is named {0:?}; there is: zero")]
+    #[error("no simulated device is named {0:?}; there is: {names}", names = names())]
     UnknownName(String),
 }
 
-/// Reads `NAME[:key=value]…[,NAME…]`.
+/// Reads `NAME[:key=value]…[,NAME…]`; `all[:key=value]…` is one of each, with options
+/// that all of them have, such as `pace`.
 ///
 /// # Errors
 ///
 /// One line that names the device, the key and what is allowed.
 pub fn parse(text: &str) -> Result<Vec<SimulatedSpec>, SimulateError> {
-    text.split(',').map(parse_one).collect()
+    let mut specs = Vec::new();
+    for each in text.split(',') {
+        match each.split_once(':').unwrap_or((each, "")) {
+            ("all", options) => {
+                for kind in KINDS {
+                    specs.push(read(kind, options)?);
+                }
+            }
+            (name, options) => {
+                let kind = KINDS.iter().find(|(known, _)| *known == name);
+                let kind = kind.ok_or_else(|| SimulateError::UnknownName(name.into()))?;
+                specs.push(read(kind, options)?);
+            }
+        }
+    }
+    Ok(specs)
 }
 
 impl SimulatedSpec {
+    fn new<E: Export + 'static>(make: impl Fn(u8) -> E + 'static) -> Self {
+        Self(Box::new(move |number| Box::new(make(number))))
+    }
+
     /// Makes the device `sim-NUMBER`; each of a server's simulated devices has a number of its own,
     /// from 1 to 255 (what stock clients keep of a device number).
     #[must_use]
     pub fn export(&self, number: u8) -> Box<dyn Export> {
-        match self {
-            Self::Zero(options) => Box::new(ZeroExport::zero(options, number)),
-        }
+        (self.0)(number)
     }
 }
 
-fn parse_one(text: &str) -> Result<SimulatedSpec, SimulateError> {
-    let (name, options) = text.split_once(':').unwrap_or((text, ""));
-    match name {
-        "zero" => ZeroOptions::parse(options)
-            .map(SimulatedSpec::Zero)
-            .map_err(|cause| SimulateError::BadOption { name: "zero", cause }),
-        _ => Err(SimulateError::UnknownName(name.into())),
+impl std::fmt::Debug for SimulatedSpec {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("SimulatedSpec")
     }
+}
+
+fn read(
+    (name, reader): &(&'static str, Reader),
+    options: &str,
+) -> Result<SimulatedSpec, SimulateError> {
+    reader(options).map_err(|cause| SimulateError::BadOption { name, cause })
+}
+
+fn names() -> String {
+    KINDS.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::device::gadget::Pace;
     use crate::usb::speed::Speed;
 
     #[test]
     fn commas_separate_devices() {
         let specs = parse("zero:pace=none,zero:speed=super").expect("two devices");
-        let [SimulatedSpec::Zero(first), SimulatedSpec::Zero(second)] = &specs[..] else {
-            panic!("two zeros: {specs:?}");
-        };
-        assert_eq!((first.pace, first.speed), (Pace::None, Speed::High));
-        assert_eq!((second.pace, second.speed), (Pace::REAL, Speed::Super));
+        let speeds: Vec<_> = specs.iter().map(|spec| spec.export(1).describe().speed).collect();
+        assert_eq!(speeds, [Speed::High, Speed::Super]);
+    }
+
+    #[test]
+    fn all_is_one_of_each() {
+        assert_eq!(parse("all").expect("every device").len(), KINDS.len());
     }
 
     #[test]
     fn errors_say_what_there_is() {
         let error = |text: &str| parse(text).expect_err(text).to_string();
-        assert_eq!(error("one"), "no simulated device is named \"one\"; there is: zero");
+        assert!(error("one").starts_with("no simulated device is named \"one\"; there is: zero"));
         assert!(error("zero,").contains("named \"\""));
         assert!(error("zero:pattern=x").starts_with("zero: pattern=x"));
     }

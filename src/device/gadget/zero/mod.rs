@@ -16,7 +16,7 @@ mod options;
 mod pattern;
 
 use self::loopback::Loopback;
-pub use self::options::{OptionError, ZeroOptions};
+pub use self::options::ZeroOptions;
 pub use self::pattern::Pattern;
 use super::export::{GadgetExport, Identity};
 use super::function::{Answer, Change, Function, Stall, Then, Transfer};

@@ -1,5 +1,6 @@
 //! The options of a simulated Gadget Zero: `key=value` joined by colons.
 
+use super::super::options::{OptionError, bad, number, pace, pairs};
 use super::super::pace::Pace;
 use super::Pattern;
 use crate::usb::speed::Speed;
@@ -23,27 +24,6 @@ pub struct ZeroOptions {
     pub int_interval: u8,
     /// `serial=`: the serial number string.
     pub serial: String,
-}
-
-/// Why the text of a device's options is refused.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum OptionError {
-    /// The key exists, the value does not fit.
-    #[error("{key}={value}: {rule}")]
-    BadValue {
-        /// The key.
-        key: String,
-        /// What was given.
-        value: String,
-        /// What it must be.
-        rule: String,
-    },
-    /// Not `key=value`.
-    #[error("{0:?} is not key=value")]
-    NotAPair(String),
-    /// No such key.
-    #[error("unknown key {0:?}; zero has {KEYS}")]
-    UnknownKey(String),
 }
 
 const KEYS: &str = "pace=real|demand|none|FACTOR, pattern=0|1, speed=low|full|high|super, \
@@ -71,18 +51,14 @@ impl ZeroOptions {
     ///
     /// Names the key or value that is wrong, and what it must be.
     pub fn parse(text: &str) -> Result<Self, OptionError> {
-        let pairs = || {
-            let parts = text.split(':').filter(|part| !part.is_empty());
-            parts.map(|part| part.split_once('=').ok_or_else(|| OptionError::NotAPair(part.into())))
-        };
         // The speed decides the defaults and bounds of the others, wherever it stands.
         let mut options = Self::default();
-        for pair in pairs() {
+        for pair in pairs(text) {
             if let ("speed", value) = pair? {
                 options = options.at(read_speed(value)?);
             }
         }
-        for pair in pairs() {
+        for pair in pairs(text) {
             let (key, value) = pair?;
             options.set(key, value)?;
         }
@@ -107,15 +83,12 @@ impl ZeroOptions {
     fn set(&mut self, key: &str, value: &str) -> Result<(), OptionError> {
         let bounds = Bounds::of(self.speed);
         match key {
-            "pace" => {
-                self.pace =
-                    value.parse().map_err(|error| bad(key, value, format!("pace {error}")))?;
-            }
+            "pace" => self.pace = pace(value)?,
             "pattern" => {
                 self.pattern = match value {
                     "0" => Pattern::Zeros,
                     "1" => Pattern::Modulo63,
-                    _ => return Err(bad(key, value, "must be 0 or 1".into())),
+                    _ => return Err(bad(key, value, "must be 0 or 1")),
                 }
             }
             "speed" => self.speed = read_speed(value)?,
@@ -131,7 +104,7 @@ impl ZeroOptions {
                 self.int_interval = number(key, value, least, most)? as u8;
             }
             "serial" => self.serial = value.to_owned(),
-            _ => return Err(OptionError::UnknownKey(key.into())),
+            _ => return Err(OptionError::unknown(key, "zero", KEYS)),
         }
         Ok(())
     }
@@ -176,18 +149,8 @@ fn read_speed(value: &str) -> Result<Speed, OptionError> {
         "full" => Ok(Speed::Full),
         "high" => Ok(Speed::High),
         "super" => Ok(Speed::Super),
-        _ => Err(bad("speed", value, "must be low, full, high or super".into())),
+        _ => Err(bad("speed", value, "must be low, full, high or super")),
     }
-}
-
-fn number(key: &str, value: &str, least: u16, most: u16) -> Result<u16, OptionError> {
-    let rule = || format!("must be a number from {least} to {most} at this speed");
-    let found = value.parse().map_err(|_| bad(key, value, rule()))?;
-    if (least..=most).contains(&found) { Ok(found) } else { Err(bad(key, value, rule())) }
-}
-
-fn bad(key: &str, value: &str, rule: String) -> OptionError {
-    OptionError::BadValue { key: key.into(), value: value.into(), rule }
 }
 
 #[cfg(test)]
