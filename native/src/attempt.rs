@@ -35,7 +35,7 @@ pub(crate) fn attempt(op: &mut Op) -> Attempt {
             // SAFETY: the header describes memory that the operation owns.
             unsafe { libc::recvmsg(socket.as_raw_fd(), message, 0) }
         }),
-        Op::Send { socket, pieces } => transfer(pieces, |message| {
+        Op::Send { socket, pieces, .. } => transfer(pieces, |message| {
             // SAFETY: as above; the kernel only reads.
             unsafe { libc::sendmsg(socket.as_raw_fd(), message, SEND_FLAGS) }
         }),

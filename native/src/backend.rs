@@ -1,5 +1,7 @@
 //! The reactors of this system, by name.
 
+use std::time::Duration;
+
 use crate::reactor::Reactor;
 
 /// A kernel interface that a reactor can stand on.
@@ -34,11 +36,33 @@ pub struct Options {
     /// is then ignored in the whole process, because a fixed send is a write and knows no
     /// `MSG_NOSIGNAL`.
     pub registered: bool,
+    /// How long a turn looks for something to do before it sleeps. Burns a core and saves the
+    /// wake-up, where nothing else wants that core; zero sleeps at once.
+    pub spin: Duration,
+    /// The best mode to try on io_uring; a lesser one shows how an older kernel would do.
+    pub ring_mode: RingMode,
+}
+
+/// How io_uring delivers completions, best first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum RingMode {
+    /// Only inside the reactor's own kernel entry: DEFER_TASKRUN (6.1).
+    #[default]
+    Deferred,
+    /// At the thread's next entry of any kind, without an interrupt: COOP_TASKRUN (5.19).
+    Cooperative,
+    /// By interrupting the thread.
+    Interrupting,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { queue_entries: 256, registered: false }
+        Self {
+            queue_entries: 256,
+            registered: false,
+            spin: Duration::ZERO,
+            ring_mode: RingMode::Deferred,
+        }
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod cancel;
 mod driver;
+mod quiet;
 mod stream;
 mod system;
 mod turn;
@@ -59,7 +60,7 @@ pub struct Check {
 /// Every row of the contract.
 #[must_use]
 pub fn checks() -> Vec<Check> {
-    let lists = [stream::CHECKS, cancel::CHECKS, turn::CHECKS];
+    let lists = [stream::CHECKS, quiet::CHECKS, cancel::CHECKS, turn::CHECKS];
     lists.into_iter().flatten().map(|&(name, run)| Check { name, run }).collect()
 }
 

@@ -30,6 +30,7 @@ pub mod process;
 pub mod reactor;
 #[cfg(any(target_os = "linux", target_os = "macos"))]
 mod readiness;
+pub mod realtime;
 pub mod signal;
 pub mod socket;
 #[cfg(any(target_os = "linux", target_os = "macos"))]

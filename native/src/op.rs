@@ -143,6 +143,9 @@ pub enum Op {
         socket: Handle,
         /// Sent in order.
         pieces: [Option<Piece>; 2],
+        /// Nobody has anything to do when it completes: its completion may come together with the
+        /// next other one, so that the reactor need not wake for it alone.
+        quiet: bool,
     },
     /// Wait once until the descriptor is ready. Level-triggered at submission: if it is ready
     /// already, it completes at once.

@@ -60,6 +60,7 @@ pub(crate) struct Readiness<P> {
     done: VecDeque<Done>,
     edges: Vec<Edge>,
     turns_without_wait: u32,
+    spin: Duration,
     counters: ReactorCounters,
 }
 
@@ -120,7 +121,7 @@ pub(crate) const EDGES: usize = 256;
 static NEXT_SERIAL: AtomicU64 = AtomicU64::new(1);
 
 impl<P: Poller> Readiness<P> {
-    pub(crate) fn new(poller: P) -> Self {
+    pub(crate) fn new(poller: P, spin: Duration) -> Self {
         Self {
             poller,
             table: OpTable::new(FIRST_OPERATIONS),
@@ -128,6 +129,7 @@ impl<P: Poller> Readiness<P> {
             done: VecDeque::with_capacity(FIRST_OPERATIONS),
             edges: Vec::with_capacity(EDGES),
             turns_without_wait: 0,
+            spin,
             counters: ReactorCounters::default(),
         }
     }
@@ -282,6 +284,22 @@ impl<P: Poller> Readiness<P> {
         }
     }
 
+    /// As [`wait`](Self::wait), but looks for edges for a while before it sleeps.
+    fn look_and_wait(&mut self, deadline: Option<Duration>) -> bool {
+        let end = clock::now() + self.spin;
+        let end = deadline.map_or(end, |at| at.min(end));
+        loop {
+            let rung = self.wait(Some(Duration::ZERO));
+            if rung || !self.done.is_empty() {
+                return rung;
+            }
+            let now = clock::now();
+            if now >= end {
+                return self.wait(deadline.map(|at| at.saturating_sub(now)));
+            }
+        }
+    }
+
     /// Asks the kernel for edges and serves them.
     fn wait(&mut self, timeout: Option<Duration>) -> bool {
         let mut edges = std::mem::take(&mut self.edges);
@@ -331,12 +349,13 @@ impl<P: Poller> Reactor for Readiness<P> {
         }
         self.turns_without_wait = 0;
         loop {
-            let patience = if self.done.is_empty() {
-                deadline.map(|deadline| deadline.saturating_sub(clock::now()))
+            let rung = if !self.done.is_empty() {
+                self.wait(Some(Duration::ZERO))
+            } else if self.spin.is_zero() {
+                self.wait(deadline.map(|deadline| deadline.saturating_sub(clock::now())))
             } else {
-                Some(Duration::ZERO)
+                self.look_and_wait(deadline)
             };
-            let rung = self.wait(patience);
             // Edges that nobody waited for, and signals, are no reason to return.
             if rung || !self.done.is_empty() || deadline.is_some_and(|at| at <= clock::now()) {
                 self.hand_over(completions);

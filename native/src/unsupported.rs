@@ -41,3 +41,16 @@ pub(crate) mod system {
         false
     }
 }
+
+/// No priorities.
+pub(crate) mod realtime {
+    use crate::op::OsError;
+
+    pub(crate) fn run_first(_priority: u8) -> Result<(), OsError> {
+        Err(OsError(libc::ENOSYS))
+    }
+
+    pub(crate) fn lock_memory(_bytes: usize) -> Result<(), OsError> {
+        Err(OsError(libc::ENOSYS))
+    }
+}

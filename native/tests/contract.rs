@@ -9,8 +9,9 @@
 use std::alloc::{GlobalAlloc, Layout, System as Heap};
 use std::cell::Cell;
 use std::process::ExitCode;
+use std::time::Duration;
 
-use usbip_fast_native::backend::{self, Backend, Options, Refusal};
+use usbip_fast_native::backend::{self, Backend, Options, Refusal, RingMode};
 use usbip_fast_native::contract::{System, checks};
 use usbip_fast_native::process;
 use usbip_fast_native::reactor::Reactor;
@@ -47,7 +48,7 @@ fn allocations() -> Option<u64> {
 /// Name, backend, and how to open one.
 type Subject = (&'static str, Backend, fn() -> Box<dyn Reactor>);
 
-const SUBJECTS: [Subject; 5] = [
+const SUBJECTS: [Subject; 11] = [
     ("io-uring", Backend::IoUring, || open(Backend::IoUring, Options::default())),
     ("io-uring-registered", Backend::IoUring, || {
         open(Backend::IoUring, Options { registered: true, ..Options::default() })
@@ -56,9 +57,25 @@ const SUBJECTS: [Subject; 5] = [
     ("io-uring-short", Backend::IoUring, || {
         open(Backend::IoUring, Options { queue_entries: 4, ..Options::default() })
     }),
+    // As kernels before 6.1 and before 5.19 have it.
+    ("io-uring-cooperative", Backend::IoUring, || open_mode(RingMode::Cooperative, Duration::ZERO)),
+    ("io-uring-plain", Backend::IoUring, || open_mode(RingMode::Interrupting, Duration::ZERO)),
+    ("io-uring-busy", Backend::IoUring, || open_mode(RingMode::Deferred, SPIN)),
+    ("io-uring-cooperative-busy", Backend::IoUring, || open_mode(RingMode::Cooperative, SPIN)),
+    ("io-uring-plain-busy", Backend::IoUring, || open_mode(RingMode::Interrupting, SPIN)),
     ("epoll", Backend::Epoll, || open(Backend::Epoll, Options::default())),
+    ("epoll-busy", Backend::Epoll, || {
+        open(Backend::Epoll, Options { spin: SPIN, ..Options::default() })
+    }),
     ("kqueue", Backend::Kqueue, || open(Backend::Kqueue, Options::default())),
 ];
+
+/// Long enough that most completions are found by looking, short enough to sleep at times.
+const SPIN: Duration = Duration::from_micros(50);
+
+fn open_mode(ring_mode: RingMode, spin: Duration) -> Box<dyn Reactor> {
+    open(Backend::IoUring, Options { ring_mode, spin, ..Options::default() })
+}
 
 fn open(backend: Backend, options: Options) -> Box<dyn Reactor> {
     backend::open(backend, &options).expect("it was there a moment ago").reactor

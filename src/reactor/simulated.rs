@@ -275,7 +275,7 @@ mod tests {
         let (one, two) = world.pair();
         let (mut log, mut completions) = (Vec::new(), Vec::new());
         for round in 0..50 {
-            let send = Op::Send { socket: one.clone(), pieces: [piece(164), None] };
+            let send = Op::Send { socket: one.clone(), pieces: [piece(164), None], quiet: false };
             reactor.submit(send, Token::new(1, 0, round));
             let receive = Op::Receive { socket: two.clone(), pieces: [piece(100), piece(64)] };
             reactor.submit(receive, Token::new(2, 0, round));

@@ -168,7 +168,7 @@ impl Greeting {
     fn send(&mut self, piece: Piece, io: &mut Io<'_>) {
         self.in_flight = Some(kind::SEND);
         let socket = self.socket.clone();
-        let op = Op::Send { socket, pieces: [Some(piece), None] };
+        let op = Op::Send { socket, pieces: [Some(piece), None], quiet: false };
         io.reactor.submit(op, self.token(kind::SEND));
     }
 }

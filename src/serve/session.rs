@@ -232,7 +232,7 @@ impl Session {
             Some(buffer) => {
                 let mut block = Block::from(buffer);
                 block.as_mut()[..bytes.len()].copy_from_slice(bytes);
-                self.send([Some(Piece { block, range: 0..bytes.len() }), None], io);
+                self.send([Some(Piece { block, range: 0..bytes.len() }), None], false, io);
             }
             None => self.stop("no memory for a session"),
         }
@@ -313,15 +313,17 @@ impl Session {
         let Some(mut buffer) = buffer else { return self.stop("no memory for a send buffer") };
         let room = &mut buffer.as_mut()[..limits::SEND_BUFFER_BYTES];
         let Transmit { buffered, block, .. } = self.exporter.poll_transmit(room);
+        // Only what is queued behind it waits for this send.
+        let quiet = !self.exporter.has_transmit();
         let large = block.map(|(block, range)| Piece { block, range });
         if buffered == 0 {
             self.send_buffer = Some(buffer);
             if large.is_some() {
-                self.send([large, None], io);
+                self.send([large, None], quiet, io);
             }
             return;
         }
-        self.send([Some(Piece { block: buffer, range: 0..buffered }), large], io);
+        self.send([Some(Piece { block: buffer, range: 0..buffered }), large], quiet, io);
     }
 
     /// Sends what a short send has left, unless the end of the session forbids it.
@@ -331,15 +333,15 @@ impl Session {
         }
         let pieces = std::mem::take(&mut self.unsent);
         if self.exporter.end().is_none() || self.ends_politely() {
-            self.send(pieces, io);
+            self.send(pieces, false, io);
         }
     }
 
-    fn send(&mut self, pieces: [Option<Piece>; 2], io: &mut Io<'_>) {
+    fn send(&mut self, pieces: [Option<Piece>; 2], quiet: bool, io: &mut Io<'_>) {
         assert!(!self.sending, "one send in flight per connection");
         self.sending = true;
         let socket = self.socket.clone();
-        io.reactor.submit(Op::Send { socket, pieces }, self.token(kind::SEND));
+        io.reactor.submit(Op::Send { socket, pieces, quiet }, self.token(kind::SEND));
     }
 
     fn handle_sent(&mut self, completion: Completion) {

@@ -352,8 +352,10 @@ impl ClientSocket {
         room[..first].copy_from_slice(&front[..first]);
         room[first..count].copy_from_slice(&back[..count - first]);
         self.sending = true;
-        self.reactor
-            .submit(Op::Send { socket: self.socket.clone(), pieces: [Some(piece), None] }, SEND);
+        self.reactor.submit(
+            Op::Send { socket: self.socket.clone(), pieces: [Some(piece), None], quiet: false },
+            SEND,
+        );
     }
 
     fn turn(&mut self, world: &World) {

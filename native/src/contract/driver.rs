@@ -82,7 +82,7 @@ impl<'a> Driver<'a> {
     /// Starts sending one piece.
     pub fn send(&mut self, socket: &Handle, content: &[u8]) -> Token {
         let pieces = [Some(self.filled(content)), None];
-        self.submit(Op::Send { socket: socket.clone(), pieces })
+        self.submit(Op::Send { socket: socket.clone(), pieces, quiet: false })
     }
 
     /// Starts a poll.

@@ -95,7 +95,7 @@ fn send_gathers(ground: &dyn Ground) {
     let mut driver = Driver::new(ground);
     let (one, two) = ground.pair();
     let pieces = [Some(driver.filled(b"header")), Some(driver.filled(b"payload"))];
-    let token = driver.submit(Op::Send { socket: one.clone(), pieces });
+    let token = driver.submit(Op::Send { socket: one.clone(), pieces, quiet: false });
     let sent = driver.wait(token);
     let Ok(Outcome::Moved(count)) = sent.result else { panic!("{sent:?}") };
     assert!(sent.pieces.iter().all(Option::is_some));

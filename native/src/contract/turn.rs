@@ -288,7 +288,7 @@ impl Steady {
         let pieces = [take(2), None];
         let poll = Op::Poll { handle: two, interest: Interest::Writable };
         let parked = Op::Poll { handle: one.clone(), interest: Interest::Readable };
-        reactor.submit(Op::Send { socket: one, pieces }, token(1));
+        reactor.submit(Op::Send { socket: one, pieces, quiet: false }, token(1));
         reactor.submit(poll, token(2));
         reactor.submit(parked, token(3));
         reactor.cancel(token(3));

@@ -15,13 +15,13 @@ use crate::reactor::Reactor;
 use crate::readiness::{EDGES, Edge, Poller, Readiness};
 use crate::socket::check;
 
-/// Opens a reactor over kqueue.
+/// Opens a reactor over kqueue that looks for `spin` before it sleeps.
 ///
 /// # Errors
 ///
 /// `EMFILE`, `ENFILE`, `ENOMEM`.
-pub fn open() -> Result<Box<dyn Reactor>, OsError> {
-    Ok(Box::new(Readiness::new(Kqueue::new()?)))
+pub fn open(spin: Duration) -> Result<Box<dyn Reactor>, OsError> {
+    Ok(Box::new(Readiness::new(Kqueue::new()?, spin)))
 }
 
 struct Kqueue {

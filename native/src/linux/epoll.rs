@@ -15,13 +15,13 @@ use crate::reactor::Reactor;
 use crate::readiness::{EDGES, Edge, Poller, Readiness};
 use crate::socket::check;
 
-/// Opens a reactor over epoll.
+/// Opens a reactor over epoll that looks for `spin` before it sleeps.
 ///
 /// # Errors
 ///
 /// `EMFILE`, `ENFILE`, `ENOMEM`.
-pub fn open() -> Result<Box<dyn Reactor>, OsError> {
-    Ok(Box::new(Readiness::new(Epoll::new()?)))
+pub fn open(spin: Duration) -> Result<Box<dyn Reactor>, OsError> {
+    Ok(Box::new(Readiness::new(Epoll::new()?, spin)))
 }
 
 struct Epoll {

@@ -16,7 +16,7 @@ use io_uring::squeue::Entry;
 use io_uring::{IoUring, cqueue, opcode, types};
 
 use crate::attempt::accepted;
-use crate::backend::Options;
+use crate::backend::{Options, RingMode};
 use crate::clock;
 use crate::doorbell::Doorbell;
 use crate::linux::eventfd::Bell;
@@ -26,22 +26,23 @@ use crate::op::{Completion, Op, OsError, Outcome, Token};
 use crate::reactor::{Notice, Reactor, ReactorCounters, Turn};
 use crate::table::OpTable;
 
-pub use crate::linux::uring::setup::{Mode, Refused};
+pub use crate::linux::uring::setup::Refused;
 
 /// Opens a reactor over io_uring for the calling thread, which alone may use it.
 ///
 /// # Errors
 ///
 /// Why the kernel refuses.
-pub fn open(options: &Options) -> Result<(Box<dyn Reactor>, Mode), Refused> {
-    let (ring, mode) = setup::open(options.queue_entries)?;
-    let uring = Uring::new(ring, mode, options.registered).map_err(Refused::System)?;
+pub fn open(options: &Options) -> Result<(Box<dyn Reactor>, RingMode), Refused> {
+    let (ring, mode) = setup::open(options)?;
+    let uring = Uring::new(ring, mode, options).map_err(Refused::System)?;
     Ok((Box::new(uring), mode))
 }
 
 struct Uring {
     ring: IoUring,
-    mode: Mode,
+    mode: RingMode,
+    spin: Duration,
     bell: Arc<Bell>,
     bell_armed: bool,
     table: OpTable<Flight>,
@@ -49,6 +50,9 @@ struct Uring {
     /// Entries for which the submission queue had no room, oldest first.
     backlog: VecDeque<Entry>,
     registered: Option<Registered>,
+    /// Entries in the submission queue whose completions come without waiting and are no reason
+    /// for a turn to end.
+    quiet: u32,
     in_flight: usize,
     counters: ReactorCounters,
 }
@@ -83,8 +87,8 @@ const ENTER_EXT_ARG: u32 = 8;
 const FAREWELL: Duration = Duration::from_secs(5);
 
 impl Uring {
-    fn new(ring: IoUring, mode: Mode, registered: bool) -> Result<Self, OsError> {
-        let registered = registered.then(|| Registered::new(&ring.submitter())).flatten();
+    fn new(ring: IoUring, mode: RingMode, options: &Options) -> Result<Self, OsError> {
+        let registered = options.registered.then(|| Registered::new(&ring.submitter())).flatten();
         if registered.is_some() {
             crate::signal::ignore_broken_pipe();
         }
@@ -92,12 +96,14 @@ impl Uring {
         let mut uring = Self {
             ring,
             mode,
+            spin: options.spin,
             bell: Bell::new()?,
             bell_armed: false,
             table: OpTable::new(capacity),
             foreign: ForeignTable::default(),
             backlog: VecDeque::with_capacity(capacity),
             registered,
+            quiet: 0,
             in_flight: 0,
             counters: ReactorCounters::default(),
         };
@@ -123,22 +129,24 @@ impl Uring {
         (self.user_data(index) == user_data).then_some(index)
     }
 
-    fn push(&mut self, entry: Entry) {
+    /// Queues an entry; false when it has to wait in the backlog.
+    fn push(&mut self, entry: Entry) -> bool {
         if self.backlog.is_empty() {
             // SAFETY: what the entry refers to (blocks, the place in the foreign table, the
             // descriptor) belongs to the operation's table entry until its completion is reaped.
             if unsafe { self.ring.submission().push(&entry) }.is_ok() {
-                return;
+                return true;
             }
         }
         self.backlog.push_back(entry);
+        false
     }
 
     fn push_op(&mut self, index: u32) {
         let place = self.foreign.place(index);
         let flight = self.table.get_mut(index);
-        let entry = match flight.stage {
-            Stage::Waiting => foreign::wait_entry(&flight.op),
+        let (entry, quiet) = match flight.stage {
+            Stage::Waiting => (foreign::wait_entry(&flight.op), false),
             Stage::Direct => {
                 let fixed_slot = match (&flight.op, &mut self.registered) {
                     (Op::Send { pieces, .. }, Some(registered)) => foreign::single(pieces)
@@ -146,11 +154,14 @@ impl Uring {
                     _ => None,
                 };
                 // SAFETY: the place is of this index, and the kernel has no entry of it now.
-                unsafe { foreign::entry(&flight.op, place, fixed_slot) }
+                let entry = unsafe { foreign::entry(&flight.op, place, fixed_slot) };
+                (entry, foreign::completes_at_once(&flight.op, fixed_slot))
             }
         };
         let user_data = self.user_data(index);
-        self.push(entry.user_data(user_data));
+        if self.push(entry.user_data(user_data)) && quiet {
+            self.quiet += 1;
+        }
     }
 
     fn push_cancel(&mut self, user_data: u64) {
@@ -171,11 +182,13 @@ impl Uring {
         false
     }
 
-    /// The kernel entry: submits, and waits for a completion if `patience` is not zero.
+    /// The kernel entry: submits, and waits for a completion beside the quiet ones if `patience` is
+    /// not zero.
     fn enter(&mut self, patience: Option<Duration>) {
         self.counters.system_calls += 1;
         let submissions = u32::try_from(self.ring.submission().len()).expect("queues are small");
-        let wanted = u32::from(patience != Some(Duration::ZERO));
+        let quiet = std::mem::take(&mut self.quiet);
+        let wanted = if patience == Some(Duration::ZERO) { 0 } else { 1 + quiet };
         let timeout = patience.map(types::Timespec::from);
         let mut arguments = types::SubmitArgs::new();
         if let Some(timeout) = &timeout {
@@ -195,6 +208,42 @@ impl Uring {
             // A timeout; a signal; a full completion queue or short memory, better after reaping.
             Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN) => {}
             _ => panic!("entering an own ring fails: {error}"),
+        }
+    }
+
+    /// As [`enter`](Self::enter), but looks for completions for a while before it sleeps; then takes
+    /// them.
+    fn enter_and_reap(
+        &mut self,
+        patience: Option<Duration>,
+        deadline: Option<Duration>,
+        completions: &mut Vec<Completion>,
+    ) -> bool {
+        if self.spin.is_zero() || patience == Some(Duration::ZERO) {
+            self.enter(patience);
+            return self.reap(completions);
+        }
+        if !self.ring.submission().is_empty() {
+            // What completes at once is no reason to stop looking, but is as welcome.
+            self.enter(Some(Duration::ZERO));
+        }
+        let start = clock::now();
+        let end = deadline.map_or(start + self.spin, |at| at.min(start + self.spin));
+        loop {
+            if self.ring.submission().taskrun() {
+                self.enter(Some(Duration::ZERO));
+            }
+            let before = completions.len();
+            let rung = self.reap(completions);
+            if rung || completions.len() > before || !self.ring.submission().is_empty() {
+                return rung;
+            }
+            let now = clock::now();
+            if now >= end {
+                self.enter(deadline.map(|at| at.saturating_sub(now)));
+                return self.reap(completions);
+            }
+            std::hint::spin_loop();
         }
     }
 
@@ -300,7 +349,7 @@ impl Reactor for Uring {
         }
         let before = completions.len();
         // Completions may be here already where the kernel interrupts to deliver them.
-        let mut rung = self.mode != Mode::DeferTaskrun && self.reap(completions);
+        let mut rung = self.mode != RingMode::Deferred && self.reap(completions);
         loop {
             let full = self.refill();
             let something = rung || completions.len() > before;
@@ -312,8 +361,7 @@ impl Reactor for Uring {
             } else {
                 deadline.map(|deadline| deadline.saturating_sub(clock::now()))
             };
-            self.enter(patience);
-            rung |= self.reap(completions);
+            rung |= self.enter_and_reap(patience, deadline, completions);
             let something = rung || completions.len() > before;
             let late = deadline.is_some_and(|at| at <= clock::now());
             if (something || late) && self.backlog.is_empty() {

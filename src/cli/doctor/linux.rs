@@ -3,8 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use usbip_fast_native::backend::Options;
-use usbip_fast_native::linux::uring::{self, Mode, Refused};
+use usbip_fast_native::backend::{Options, RingMode};
+use usbip_fast_native::linux::uring::{self, Refused};
 use usbip_fast_native::linux::vhci::Files;
 use usbip_fast_native::process::is_superuser;
 
@@ -213,10 +213,12 @@ impl System {
     }
 }
 
-fn io_uring(result: &Result<Mode, Refused>) -> Finding {
+fn io_uring(result: &Result<RingMode, Refused>) -> Finding {
     let name = "io_uring";
     let refused = match result {
-        Ok(mode) => return Finding::ok(name, format!("works ({mode})")),
+        Ok(mode) => {
+            return Finding::ok(name, format!("works ({})", mode.describe(RingMode::default())));
+        }
         Err(refused) => refused,
     };
     let command = match refused {
@@ -354,6 +356,6 @@ mod tests {
         assert!(disabled.detail.ends_with("is 2: epoll is used"), "{}", disabled.detail);
         assert!(disabled.command.expect("a command").contains("sysctl"));
         assert_eq!(io_uring(&Err(Refused::Absent)).command, None);
-        assert_eq!(io_uring(&Ok(Mode::DeferTaskrun)).state, State::Ok);
+        assert_eq!(io_uring(&Ok(RingMode::Deferred)).state, State::Ok);
     }
 }

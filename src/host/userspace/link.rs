@@ -99,6 +99,7 @@ impl Link {
             return;
         }
         let mut pieces = std::mem::take(&mut self.unsent);
+        let is_rest = pieces.iter().any(Option::is_some);
         if pieces[0].is_none() && pieces[1].is_none() {
             let mut buffer = self.send_buffer.take().expect("with nothing unsent it is here");
             let Transmit { buffered, block } = self.importer.poll_transmit(buffer.as_mut());
@@ -111,7 +112,9 @@ impl Link {
         }
         if pieces[0].is_some() || pieces[1].is_some() {
             self.sending = true;
-            self.reactor.submit(Op::Send { socket: self.socket.clone(), pieces }, SEND);
+            // Only what is queued behind it waits for this send.
+            let quiet = !is_rest && !self.importer.has_transmit();
+            self.reactor.submit(Op::Send { socket: self.socket.clone(), pieces, quiet }, SEND);
         }
     }
 

@@ -107,7 +107,6 @@ pub(super) unsafe fn entry(op: &Op, place: *mut Foreign, fixed_slot: Option<u16>
                 opcode::RecvMsg::new(fd, &raw mut foreign.message).build()
             }
         },
-        // WAITALL makes the kernel go on after a partial send without coming back to us.
         Op::Send { pieces, .. } => match (single(pieces), fixed_slot) {
             (Some(piece), Some(slot)) => {
                 let (start, length) = raw_piece(piece);
@@ -115,16 +114,30 @@ pub(super) unsafe fn entry(op: &Op, place: *mut Foreign, fixed_slot: Option<u16>
             }
             (Some(piece), None) => {
                 let (start, length) = raw_piece(piece);
-                let flags = SEND_FLAGS | libc::MSG_WAITALL;
-                opcode::Send::new(fd, start, length).flags(flags).build()
+                opcode::Send::new(fd, start, length).flags(send_flags(op)).build()
             }
             (None, _) => {
                 foreign.set_pieces(pieces);
-                let flags = (SEND_FLAGS | libc::MSG_WAITALL) as u32;
+                let flags = send_flags(op) as u32;
                 opcode::SendMsg::new(fd, &raw const foreign.message).flags(flags).build()
             }
         },
         Op::Poll { interest, .. } => opcode::PollAdd::new(fd, interest.poll_bits()).build(),
+    }
+}
+
+/// Whether the entry of `op` completes while it is submitted, whatever happens: then a turn can
+/// wait for one completion more than there are such entries.
+pub(super) fn completes_at_once(op: &Op, fixed_slot: Option<u16>) -> bool {
+    matches!(op, Op::Send { quiet: true, .. }) && fixed_slot.is_none()
+}
+
+fn send_flags(op: &Op) -> libc::c_int {
+    if completes_at_once(op, None) {
+        SEND_FLAGS | libc::MSG_DONTWAIT
+    } else {
+        // The kernel goes on after a partial send without coming back to us.
+        SEND_FLAGS | libc::MSG_WAITALL
     }
 }
 

@@ -1,45 +1,38 @@
 //! Opening a ring: probing the kernel, stepping the flags down, saying why not.
 
-use std::fmt;
-
 use io_uring::{Builder, IoUring, Probe, cqueue, opcode, squeue};
 
+use crate::backend::{Options, RingMode};
 use crate::op::OsError;
 
-/// How completions are delivered, best first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
-    /// Only inside the reactor's own kernel entry (6.1).
-    DeferTaskrun,
-    /// At the thread's next entry of any kind, without an interrupt (5.19).
-    CoopTaskrun,
-    /// By interrupting the thread.
-    Interrupting,
-}
+const MODES: [RingMode; 3] = [RingMode::Deferred, RingMode::Cooperative, RingMode::Interrupting];
 
-impl Mode {
-    const ALL: [Self; 3] = [Self::DeferTaskrun, Self::CoopTaskrun, Self::Interrupting];
-
-    fn apply(self, builder: &mut Builder<squeue::Entry, cqueue::Entry>) {
+impl RingMode {
+    fn apply(self, builder: &mut Builder<squeue::Entry, cqueue::Entry>, spins: bool) {
         match self {
-            Self::DeferTaskrun => {
+            Self::Deferred => {
                 builder.setup_single_issuer().setup_defer_taskrun().setup_submit_all();
             }
-            Self::CoopTaskrun => {
+            Self::Cooperative => {
                 builder.setup_coop_taskrun().setup_submit_all();
             }
-            Self::Interrupting => {}
+            Self::Interrupting => return,
+        }
+        // Whoever spins must see without a kernel entry that one would bring completions.
+        if spins {
+            builder.setup_taskrun_flag();
         }
     }
-}
 
-impl fmt::Display for Mode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::DeferTaskrun => "DEFER_TASKRUN",
-            Self::CoopTaskrun => "COOP_TASKRUN, the kernel is older than 6.1",
-            Self::Interrupting => "no task-run flags, the kernel is older than 5.19",
-        })
+    /// The mode for people, who learn why it is not `best`.
+    #[must_use]
+    pub fn describe(self, best: Self) -> String {
+        let (name, cause) = match self {
+            Self::Deferred => ("DEFER_TASKRUN", ""),
+            Self::Cooperative => ("COOP_TASKRUN", ", the kernel is older than 6.1"),
+            Self::Interrupting => ("no task-run flags", ", the kernel is older than 5.19"),
+        };
+        if self == best { name.to_owned() } else { format!("{name}{cause}") }
     }
 }
 
@@ -80,13 +73,14 @@ impl Refused {
 }
 
 /// Opens a ring with the best flags the kernel takes.
-pub(super) fn open(entries: u32) -> Result<(IoUring, Mode), Refused> {
+pub(super) fn open(options: &Options) -> Result<(IoUring, RingMode), Refused> {
+    let entries = options.queue_entries;
     let mut refusal = Refused::Absent;
-    for mode in Mode::ALL {
+    for mode in MODES.into_iter().filter(|&mode| mode >= options.ring_mode) {
         let mut builder = IoUring::builder();
         // More room than for submissions, because operations stay in flight for long.
         builder.setup_clamp().setup_cqsize(entries.saturating_mul(4)).dontfork();
-        mode.apply(&mut builder);
+        mode.apply(&mut builder, !options.spin.is_zero());
         match builder.build(entries) {
             Ok(mut ring) => {
                 examine(&mut ring)?;

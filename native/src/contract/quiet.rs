@@ -1,0 +1,116 @@
+//! Sends for whose completion nobody waits.
+
+use std::time::Duration;
+
+use crate::contract::driver::pattern;
+use crate::contract::{Driver, Ground, Row};
+use crate::handle::Handle;
+use crate::op::{Op, Outcome, Token};
+
+pub(super) const CHECKS: &[Row] = &[
+    ("a quiet send completes with what comes next", completes_with_the_next),
+    ("a quiet send completes at the deadline at the latest", completes_at_the_deadline),
+    ("a quiet send that cannot go on keeps nothing else waiting", stalled),
+    ("quiet sends lose no byte to a slow reader", slow_reader),
+    ("many quiet sends in a turn complete once each", many),
+];
+
+/// Far longer than a completion needs that does not have to wait.
+const LONG: Duration = Duration::from_secs(10);
+
+fn send_quietly(driver: &mut Driver<'_>, socket: &Handle, content: &[u8]) -> Token {
+    let pieces = [Some(driver.filled(content)), None];
+    driver.submit(Op::Send { socket: socket.clone(), pieces, quiet: true })
+}
+
+fn completes_with_the_next(ground: &dyn Ground) {
+    let mut driver = Driver::new(ground);
+    let (one, two) = ground.pair();
+    for round in 0..50 {
+        let request = driver.receive(&two, 100);
+        let data = pattern(round, 66);
+        let answer = send_quietly(&mut driver, &one, &data);
+        assert_eq!(driver.rest(&two, request, 66), data);
+        let late = ground.now() + LONG;
+        while driver.take(answer).is_none() {
+            assert!(ground.now() < late, "its completion came too late");
+            driver.turn(Some(ground.now()));
+        }
+    }
+    assert!(!driver.has_arrived());
+}
+
+fn completes_at_the_deadline(ground: &dyn Ground) {
+    let mut driver = Driver::new(ground);
+    let (one, _two) = ground.pair();
+    let silent = driver.receive(&one, 10);
+    let send = send_quietly(&mut driver, &one, b"answer");
+    driver.turn(Some(ground.now() + Duration::from_millis(5)));
+    let done = driver.take(send).expect("a turn that is over has handed everything over");
+    assert!(matches!(done.result, Ok(Outcome::Moved(1..=6))), "{done:?}");
+    assert!(driver.take(silent).is_none());
+    driver.reactor.cancel(silent);
+    driver.wait(silent);
+}
+
+fn stalled(ground: &dyn Ground) {
+    let mut driver = Driver::new(ground);
+    let (stalled, _reader) = ground.pair();
+    let (one, two) = ground.pair();
+    let mut stuck = send_quietly(&mut driver, &stalled, &pattern(1, 1024 * 1024));
+    for round in 0..200 {
+        let data = pattern(round, 100);
+        let begun = ground.now();
+        driver.send_all(&one, &data);
+        assert_eq!(driver.receive_all(&two, 100), data);
+        assert!(ground.now() < begun + LONG, "it waited for the stalled one");
+        if driver.take(stuck).is_some() {
+            stuck = send_quietly(&mut driver, &stalled, &pattern(round, 1024 * 1024));
+        }
+    }
+    driver.reactor.cancel(stuck);
+    driver.wait(stuck);
+}
+
+fn slow_reader(ground: &dyn Ground) {
+    const TOTAL: usize = 8 * 1024 * 1024;
+    let mut driver = Driver::new(ground);
+    let (one, two) = ground.pair();
+    let data = pattern(3, TOTAL);
+    let (mut sent, mut got) = (0, Vec::with_capacity(TOTAL));
+    let mut send = None;
+    while got.len() < TOTAL {
+        if send.is_none() && sent < TOTAL {
+            let part = &data[sent..TOTAL.min(sent + 200_000)];
+            send = Some(send_quietly(&mut driver, &one, part));
+        }
+        driver.turn(Some(ground.now()));
+        if let Some(done) = send.and_then(|token| driver.take(token)) {
+            let Ok(Outcome::Moved(count)) = done.result else { panic!("{done:?}") };
+            sent += count;
+            send = None;
+        }
+        if send.is_some() || sent > got.len() {
+            let token = driver.receive(&two, 50_000);
+            got.extend(driver.moved(token));
+        }
+    }
+    assert_eq!(got, data);
+}
+
+fn many(ground: &dyn Ground) {
+    let mut driver = Driver::new(ground);
+    let pairs: Vec<_> = (0..300).map(|_| ground.pair()).collect();
+    for round in 0..3 {
+        let sends: Vec<_> =
+            pairs.iter().map(|(one, _)| send_quietly(&mut driver, one, b"answer")).collect();
+        let receives: Vec<_> = pairs.iter().map(|(_, two)| driver.receive(two, 100)).collect();
+        for (token, (_, two)) in receives.into_iter().zip(&pairs) {
+            assert_eq!(driver.rest(two, token, 6), b"answer", "round {round}");
+        }
+        for token in sends {
+            assert_eq!(driver.moved(token).len(), 6);
+        }
+    }
+    assert!(!driver.has_arrived());
+}
