@@ -3,6 +3,7 @@
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 use crate::error::Error;
 
@@ -21,6 +22,10 @@ pub struct ServeConfig {
     pub cores: usize,
     /// Which reactor to run on.
     pub reactor: ReactorChoice,
+    /// Run before other programs, from memory that is never swapped out.
+    pub realtime: bool,
+    /// How long a core looks for something to do before it sleeps.
+    pub busy_poll: Duration,
     /// Take devices even when this machine visibly needs them.
     pub force: bool,
 }
@@ -35,6 +40,8 @@ impl Default for ServeConfig {
             allow: Vec::new(),
             cores: 1,
             reactor: ReactorChoice::Auto,
+            realtime: false,
+            busy_poll: Duration::ZERO,
             force: false,
         }
     }
@@ -278,9 +285,7 @@ mod tests {
             bus_ids: Vec::new(),
             listen: listen.iter().map(|text| text.parse().expect("an address")).collect(),
             allow: allow.iter().map(|text| cidr(text)).collect(),
-            cores: 1,
-            reactor: ReactorChoice::Auto,
-            force: false,
+            ..ServeConfig::default()
         }
     }
 

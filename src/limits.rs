@@ -48,5 +48,9 @@ pub const USBFS_AREA_BYTES: usize = 16 * 1024 * 1024;
 /// larger than what is asked of them. It is taken from the system on demand.
 pub const ARENA_BYTES: usize = 8 * SESSION_BYTES * 4;
 
+/// Priority of a server's cores with `--realtime` (`SCHED_FIFO`, 1 to 99): before all that runs as
+/// usual, behind the kernel's interrupt threads (50) and what audio servers take (from 80).
+pub const REALTIME_PRIORITY: u8 = 20;
+
 /// Most connections of a server, those that have not said what they want included.
 pub const CONNECTIONS: usize = 4096;

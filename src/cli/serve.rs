@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, ToSocketAddrs};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::Args;
 use usbip_fast_native::client::Family;
@@ -32,6 +33,13 @@ pub(super) struct ServeArgs {
     /// Kernel interface to run on: auto, io-uring, epoll or kqueue
     #[arg(long, value_enum, default_value_t, value_name = "KIND", hide_possible_values = true)]
     reactor: ReactorChoice,
+    /// Run before other programs, from memory that is never swapped out
+    #[arg(long)]
+    realtime: bool,
+    /// Look for work for US microseconds before sleeping: lower latency for a busy core
+    #[arg(long, value_name = "US", num_args = 0..=1, default_missing_value = "100",
+        value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    busy_poll: Option<u64>,
     /// Take devices even if this machine visibly needs them
     #[arg(long)]
     force: bool,
@@ -142,6 +150,8 @@ impl ServeArgs {
             allow,
             cores: self.cores,
             reactor: self.reactor,
+            realtime: self.realtime,
+            busy_poll: Duration::from_micros(self.busy_poll.unwrap_or(0)),
             force: self.force,
         })
     }
@@ -271,6 +281,15 @@ mod tests {
         for cores in ["0", "1025", "x"] {
             assert!(Line::try_parse_from(["serve", "--cores", cores]).is_err());
         }
+    }
+
+    #[test]
+    fn busy_polling_has_a_time_of_its_own() {
+        let busy_poll = |line| args(line).config().expect("good").busy_poll.as_micros();
+        assert_eq!(busy_poll("-b 1-1"), 0);
+        assert_eq!(busy_poll("-b 1-1 --busy-poll"), 100);
+        assert_eq!(busy_poll("-b 1-1 --busy-poll 30 --realtime"), 30);
+        assert!(Line::try_parse_from(["serve", "--busy-poll", "0"]).is_err());
     }
 
     #[test]

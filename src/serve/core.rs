@@ -85,6 +85,8 @@ pub struct Core {
     greetings: VecDeque<(Duration, Key)>,
     /// Messages that did not fit into a full mailbox, to be tried again.
     unsent: VecDeque<(usize, Message)>,
+    /// Messages sent to other cores.
+    messages: u64,
     stopping: bool,
 }
 
@@ -109,6 +111,7 @@ impl Core {
             sessions: Vec::new(),
             greetings: VecDeque::new(),
             unsent: VecDeque::new(),
+            messages: 0,
             stopping: false,
         }
     }
@@ -117,6 +120,12 @@ impl Core {
     #[must_use]
     pub fn was_cut_short(&self) -> bool {
         self.door.as_ref().is_some_and(Door::was_cut_short)
+    }
+
+    /// Messages sent to other cores: a few for each session, none for a URB.
+    #[must_use]
+    pub fn messages(&self) -> u64 {
+        self.messages
     }
 
     fn handle_door(&mut self, completion: Completion, reactor: &mut dyn Reactor, now: Duration) {
@@ -352,6 +361,7 @@ impl Core {
                 self.unsent.push_front((core, message));
                 return;
             }
+            self.messages += 1;
         }
     }
 

@@ -14,7 +14,7 @@ use std::thread::JoinHandle;
 
 use usbip_fast_native::backend::Options;
 use usbip_fast_native::reactor::ReactorCounters;
-use usbip_fast_native::{Handle, Reactor, affinity, clock, process, signal, socket};
+use usbip_fast_native::{Handle, Reactor, affinity, clock, process, realtime, signal, socket};
 
 use crate::config::{ReactorChoice, ServeConfig};
 use crate::device::Export;
@@ -72,6 +72,9 @@ fn start(exports: Exports, watched: Vec<Watched>, config: &ServeConfig) -> Resul
     if let Err(error) = process::raise_descriptor_limit(DESCRIPTORS) {
         tracing::warn!("the limit of open descriptors cannot be raised: {error}");
     }
+    if config.realtime {
+        take_realtime(config.cores)?;
+    }
     let listeners = listen(&config.listen)?;
     let signals = signal::Signals::catch()
         .map_err(|error| Error::Failed(format!("signals cannot be awaited: {error}")))?;
@@ -86,6 +89,21 @@ fn start(exports: Exports, watched: Vec<Watched>, config: &ServeConfig) -> Resul
     }
     let door = Door::new(listeners, signals, config, exports);
     run_cores(config, door, watched)
+}
+
+/// Shows before anything else is done whether the rights for `--realtime` are there.
+fn take_realtime(cores: usize) -> Result<(), Error> {
+    const GRANT: &str = "sudo setcap cap_sys_nice,cap_ipc_lock+ep $(command -v usbip-fast)";
+    let refused = |what: &str, error| {
+        Error::with_advice(format!("--realtime is refused: {what} ({error})"), GRANT)
+    };
+    let priority = limits::REALTIME_PRIORITY;
+    realtime::run_first(priority).map_err(|error| {
+        refused(&format!("SCHED_FIFO takes CAP_SYS_NICE, or ulimit -r {priority}"), error)
+    })?;
+    realtime::lock_memory(cores.saturating_mul(limits::ARENA_BYTES)).map_err(|error| {
+        refused("locking memory takes CAP_IPC_LOCK, or ulimit -l unlimited", error)
+    })
 }
 
 fn named_twice(bus_id: String) -> Error {
@@ -208,7 +226,8 @@ fn start_core(index: usize, config: &ServeConfig) -> Result<(Sender<Message>, Ot
 }
 
 fn open_reactor(config: &ServeConfig) -> Result<Box<dyn Reactor>, Error> {
-    let (reactor, selection) = select::open(config.reactor.into(), &Options::default())
+    let options = Options { spin: config.busy_poll, ..Options::default() };
+    let (reactor, selection) = select::open(config.reactor.into(), &options)
         .map_err(|error| Error::Failed(error.to_string()))?;
     tracing::info!("reactor: {selection}");
     Ok(reactor)
@@ -236,11 +255,17 @@ fn run_core(
     if config.cores > 1 && !affinity::pin(index) {
         tracing::warn!("core {index} cannot be pinned and runs anywhere");
     }
+    if config.realtime
+        && let Err(error) = realtime::run_first(limits::REALTIME_PRIORITY)
+    {
+        tracing::warn!("core {index} runs without priority: {error}");
+    }
     let doorbell = reactor.doorbell();
     let mut core = Core::new(CoreSetup { index, mail, cores, doorbell, door });
     turn::run(reactor, &mut core, clock::now);
     let ReactorCounters { system_calls, operations, turns } = reactor.counters();
-    tracing::info!(core = index, system_calls, operations, turns, "core stopped");
+    let messages = core.messages();
+    tracing::info!(core = index, system_calls, operations, turns, messages, "core stopped");
     if core.was_cut_short() {
         return Err(Error::Failed(
             "the server ended with devices not given back; see: usbip-fast list -l".to_owned(),
