@@ -50,3 +50,7 @@ pub const ARENA_BYTES: usize = 8 * SESSION_BYTES * 4;
 
 /// Most connections of a server, those that have not said what they want included.
 pub const CONNECTIONS: usize = 4096;
+
+/// Most bytes of a peer that are read and thrown away once its connection is over, so that our last
+/// answers are not destroyed by a reset: a few bulk URBs that it had sent before it could know.
+pub const FAREWELL_BYTES: usize = 1024 * 1024;
