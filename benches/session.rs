@@ -1,6 +1,7 @@
 //! What a URB costs in `wire` and `session` alone, without a kernel: `cargo bench`.
 
 use std::hint::black_box;
+use std::time::Duration;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use usbip_fast::limits;
@@ -82,7 +83,7 @@ impl Loop {
             let asked = importer.poll_transmit(buffer);
             assert!(asked.block.is_none(), "small URBs only");
             let mut memory = |bytes| arena.take(bytes).map(Block::from);
-            exporter.handle_received(None, &buffer[..asked.buffered], &mut memory);
+            exporter.handle_received(None, &buffer[..asked.buffered], &mut memory, Duration::ZERO);
             while let Some((submission, block)) = exporter.poll_submission() {
                 let Submission { slot, length, .. } = submission;
                 let finished = Finished { slot, status: 0, actual_length: length, error_count: 0 };

@@ -54,3 +54,7 @@ pub const REALTIME_PRIORITY: u8 = 20;
 
 /// Most connections of a server, those that have not said what they want included.
 pub const CONNECTIONS: usize = 4096;
+
+/// Most bytes of a peer that are read and thrown away once its connection is over, so that our last
+/// answers are not destroyed by a reset: a few bulk URBs that it had sent before it could know.
+pub const FAREWELL_BYTES: usize = 1024 * 1024;

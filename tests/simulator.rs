@@ -21,6 +21,9 @@ fn part(number: u64) {
     ] {
         assert!(count > 5000, "only {count} {what}");
     }
+    // Session alone or with reactor and network; device without manners or simulated with faults.
+    assert_eq!(totals.kinds.len(), 4);
+    assert!(totals.kinds.values().all(|&count| count > 150), "{:?}", totals.kinds);
     assert!(totals.ends.len() >= 8, "most ways to end have been seen: {:?}", totals.ends);
 }
 

@@ -9,6 +9,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
+use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
 use usbip_fast::limits;
@@ -157,7 +158,7 @@ impl Harness {
             }
             _ => match rest.byte() % 8 {
                 0 => {
-                    self.exporter.handle_device_gone();
+                    self.exporter.handle_device_gone(Duration::ZERO);
                     self.oracle.told_gone();
                 }
                 1 => {
@@ -230,7 +231,7 @@ impl Harness {
             block.0[range.start..range.start + taken].copy_from_slice(&bytes[..taken]);
             (block, taken)
         });
-        self.exporter.handle_received(lent, &bytes[taken..], &mut self.giver);
+        self.exporter.handle_received(lent, &bytes[taken..], &mut self.giver, Duration::ZERO);
         if !self.lost {
             self.oracle.taken(bytes.len()).expect("the oracle");
         }
@@ -285,6 +286,7 @@ impl Harness {
                     actual_length: size as u32,
                     packets: Vec::new(),
                     stopped: fits && status == -104 && size == 0,
+                    cancelled,
                 };
                 (Finished { slot, status, actual_length: actual, error_count: 0 }, result)
             }
@@ -403,7 +405,10 @@ fn move_packets(
     let Submission { slot, start_frame: name, length, packets, .. } = *submission;
     let (buffer, behind) = block.0[BUFFER_OFFSET..].split_at_mut(length as usize);
     let descriptors = packets_mut(&mut behind[..packets as usize * ISO_PACKET_BYTES]);
-    let mut result = DeviceResult { status, actual_length: 0, packets: Vec::new(), stopped: false };
+    let packets = Vec::new();
+    // Only what was cancelled has the status of it.
+    let mut result =
+        DeviceResult { status, actual_length: 0, packets, stopped: false, cancelled: true };
     for (index, descriptor) in descriptors.iter_mut().enumerate() {
         let (offset, asked) = (descriptor.offset.get() as usize, descriptor.length.get());
         let (moved, status) = match salt.rotate_left(index as u32) & 3 {

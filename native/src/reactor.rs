@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use crate::doorbell::Doorbell;
+use crate::handle::Handle;
 use crate::op::{Completion, Op, OsError, Token};
+use crate::socket::{self, Direction};
 
 /// What [`Reactor::turn`] saw beside completions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -57,6 +59,13 @@ pub trait Reactor {
     /// Asks for the operation to end early. Its completion still arrives, once: `ECANCELED` if it
     /// did nothing, else what it did.
     fn cancel(&mut self, token: Token);
+
+    /// Ends the sending side of a connection, behind all that was sent: the peer reads the end of
+    /// the stream. Never blocks. An error is none: the connection is gone then, and the next
+    /// operation on it says so.
+    fn shut_down_sending(&mut self, socket: &Handle) {
+        let _ = socket::shutdown(socket, Direction::Send);
+    }
 
     /// Submits what is queued, waits until something happens or `deadline` (of
     /// [`clock::now`](crate::clock::now); `None` waits without limit; a deadline in the past

@@ -157,6 +157,10 @@ impl Reactor for Simulated {
         self.world.network(|network| network.cancel((self.number, token)));
     }
 
+    fn shut_down_sending(&mut self, socket: &Handle) {
+        self.world.shutdown(socket, Direction::Send);
+    }
+
     fn turn(&mut self, deadline: Option<Duration>, completions: &mut Vec<Completion>) -> Turn {
         self.counters.turns += 1;
         let world = self.world.clone();
@@ -296,6 +300,45 @@ mod tests {
         let conditions = Conditions { loss_one_in: 40, ..Conditions::default() };
         assert_eq!(run(7, conditions), run(7, conditions));
         assert_ne!(run(7, conditions), run(8, conditions));
+    }
+
+    #[test]
+    fn nothing_arrives_after_a_reset_that_was_reported() {
+        let arena = Arena::new(1 << 20);
+        let piece = || {
+            let block = Block::from(arena.take(64).expect("room"));
+            [Some(Piece { block, range: 0..64 }), None]
+        };
+        let mut resets = 0;
+        for seed in 0..50 {
+            let weather = Conditions { loss_one_in: 3, ..Conditions::default() };
+            let world = World::new(seed, weather);
+            let mut reactor = world.reactor();
+            let (one, two) = world.pair();
+            let mut run = |op| {
+                reactor.submit(op, Token::new(1, 0, 0));
+                let mut completions = Vec::new();
+                while completions.is_empty() {
+                    reactor.turn(None, &mut completions);
+                }
+                completions.remove(0).moved()
+            };
+            let mut send =
+                |socket: &Handle| run(Op::Send { socket: socket.clone(), pieces: piece() });
+            // Until a send of one's own says that the connection is lost.
+            let lost = (0..100).any(|_| {
+                let _ = send(&two);
+                send(&one).is_err()
+            });
+            resets += u32::from(lost);
+            let mut receive = || run(Op::Receive { socket: one.clone(), pieces: piece() });
+            while receive().expect("only the send reports it") > 0 {}
+            // What the other end had sent before it knew is still on the way.
+            for _ in 0..100 {
+                assert_eq!(receive(), Ok(0), "seed {seed}");
+            }
+        }
+        assert!(resets > 25, "{resets}");
     }
 
     #[test]

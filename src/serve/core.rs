@@ -1,6 +1,6 @@
 //! One core of the server: its connections, and on core 0 the door and the exports.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
@@ -81,8 +81,8 @@ pub struct Core {
     arena: Arena,
     connections: Table<Connection>,
     sessions: Vec<Key>,
-    /// Greetings in the order in which their time is over; entries may be gone already.
-    greetings: VecDeque<(Duration, Key)>,
+    /// Greetings by the time at which theirs is over; they may be gone already.
+    greetings: BTreeSet<(Duration, Key)>,
     /// Messages that did not fit into a full mailbox, to be tried again.
     unsent: VecDeque<(usize, Message)>,
     /// Messages sent to other cores.
@@ -109,7 +109,7 @@ impl Core {
             arena: Arena::new(limits::ARENA_BYTES),
             connections: Table::new(),
             sessions: Vec::new(),
-            greetings: VecDeque::new(),
+            greetings: BTreeSet::new(),
             unsent: VecDeque::new(),
             messages: 0,
             stopping: false,
@@ -163,7 +163,7 @@ impl Core {
         let key = self.connections.next_key();
         let mut io = Io { reactor, arena: &self.arena, now };
         let greeting = Greeting::new(key, peer, socket, &mut io);
-        self.greetings.push_back((greeting.deadline(), key));
+        self.greetings.insert((greeting.deadline(), key));
         let entered = self.connections.insert(Connection::Greeting(greeting));
         assert_eq!(entered, key, "nothing was entered in between");
     }
@@ -176,7 +176,7 @@ impl Core {
         now: Duration,
     ) {
         match progress {
-            Progress::Going => {}
+            Progress::Until(deadline) => _ = self.greetings.insert((deadline, key)),
             Progress::Ended(error) => {
                 let Some(Connection::Greeting(greeting)) = self.connections.remove(key) else {
                     unreachable!("a greeting made progress")
@@ -213,8 +213,6 @@ impl Core {
         };
         let mut io = Io { reactor, arena: &self.arena, now };
         let progress = greeting.reply(&reply, &mut io);
-        let deadline = greeting.deadline();
-        self.greetings.push_back((deadline, key));
         self.handle_progress(key, progress, reactor, now);
     }
 
@@ -334,11 +332,11 @@ impl Core {
     }
 
     fn time_out_greetings(&mut self, reactor: &mut dyn Reactor, now: Duration) {
-        while let Some(&(deadline, key)) = self.greetings.front() {
+        while let Some(&(deadline, key)) = self.greetings.first() {
             if deadline > now {
                 return;
             }
-            self.greetings.pop_front();
+            self.greetings.pop_first();
             let Some(Connection::Greeting(greeting)) = self.connections.get_mut(key) else {
                 continue;
             };
@@ -393,7 +391,7 @@ impl Core {
 
 impl turn::Core for Core {
     fn deadline(&self) -> Option<Duration> {
-        let greeting = self.greetings.front().map(|&(deadline, _)| deadline);
+        let greeting = self.greetings.first().map(|&(deadline, _)| deadline);
         let sessions = self.sessions.iter().filter_map(|&key| match self.connections.get(key) {
             Some(Connection::Session(session)) => session.deadline(),
             _ => None,

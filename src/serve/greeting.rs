@@ -5,12 +5,16 @@ use std::time::Duration;
 
 use usbip_fast_native::{Block, Completion, Handle, Op, OsError, Piece, Token};
 
+use crate::serve::farewell::Farewell;
 use crate::serve::session::{Io, kind};
 use crate::serve::table::Key;
 use crate::session::handshake::{Handshake, HandshakeError, REQUEST_BYTES, Request};
 
 /// A peer has this long to take the reply to its request.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What a peer sends after our reply is thrown away in pieces of this size.
+const PARTING_BYTES: usize = 4096;
 
 /// A connection that has not asked for a device yet, or was told that it cannot have it.
 pub struct Greeting {
@@ -25,13 +29,14 @@ pub struct Greeting {
 enum Step {
     Asking { handshake: Handshake, buffer: Option<Block> },
     Replying { deadline: Duration },
+    Parting(Farewell),
     Ended,
 }
 
 /// What a completion has led to.
 pub enum Progress {
-    /// Nothing to be done.
-    Going,
+    /// Nothing to be done before this time; then call [`Greeting::handle_timeout`].
+    Until(Duration),
     /// The peer has asked for this; answer with [`Greeting::reply`] or take the socket.
     Asked(Request),
     /// The connection can be dropped.
@@ -69,6 +74,7 @@ impl Greeting {
         match &self.step {
             Step::Asking { handshake, .. } => handshake.deadline(),
             Step::Replying { deadline } => *deadline,
+            Step::Parting(farewell) => farewell.deadline().unwrap_or(Duration::MAX),
             Step::Ended => Duration::MAX,
         }
     }
@@ -78,6 +84,11 @@ impl Greeting {
         self.in_flight = None;
         if matches!(self.step, Step::Ended) {
             return Progress::Ended(None);
+        }
+        if let Step::Parting(farewell) = &mut self.step {
+            farewell.handle_received(completion.moved());
+            let [piece, _] = completion.pieces;
+            return self.read_last(piece.map(|piece| piece.block), io);
         }
         let count = match completion.moved() {
             Ok(count) => count,
@@ -103,12 +114,12 @@ impl Greeting {
             Step::Replying { .. } => {
                 piece.range.start += count;
                 if piece.range.is_empty() {
-                    return self.end(None);
+                    return self.part(io);
                 }
                 self.send(piece, io);
-                Progress::Going
+                Progress::Until(self.deadline())
             }
-            Step::Ended => unreachable!("returned above"),
+            Step::Parting(_) | Step::Ended => unreachable!("returned above"),
         }
     }
 
@@ -120,8 +131,11 @@ impl Greeting {
         if let Some(kind) = self.in_flight {
             io.reactor.cancel(self.token(kind));
         }
-        self.step = Step::Ended;
-        Some(HandshakeError::TimedOut.into())
+        match std::mem::replace(&mut self.step, Step::Ended) {
+            // It was told what it wanted to know; that it stays is no error.
+            Step::Parting(_) | Step::Ended => None,
+            Step::Asking { .. } | Step::Replying { .. } => Some(HandshakeError::TimedOut.into()),
+        }
     }
 
     /// Sends `bytes`, then ends.
@@ -133,7 +147,7 @@ impl Greeting {
         block.as_mut()[..bytes.len()].copy_from_slice(bytes);
         self.step = Step::Replying { deadline: io.now + REPLY_TIMEOUT };
         self.send(Piece { block, range: 0..bytes.len() }, io);
-        Progress::Going
+        Progress::Until(self.deadline())
     }
 
     /// Takes the socket over, for a session; nothing is in flight on it.
@@ -162,7 +176,29 @@ impl Greeting {
         let socket = self.socket.clone();
         let op = Op::Receive { socket, pieces: [Some(piece), None] };
         io.reactor.submit(op, self.token(kind::RECEIVE));
-        Progress::Going
+        Progress::Until(self.deadline())
+    }
+
+    /// The reply is out.
+    fn part(&mut self, io: &mut Io<'_>) -> Progress {
+        let mut farewell = Farewell::default();
+        farewell.finish_sending(&self.socket, io);
+        self.step = Step::Parting(farewell);
+        let block = io.arena.take(PARTING_BYTES).map(Block::from);
+        self.read_last(block, io)
+    }
+
+    fn read_last(&mut self, block: Option<Block>, io: &mut Io<'_>) -> Progress {
+        let token = self.token(kind::RECEIVE);
+        let Step::Parting(farewell) = &mut self.step else { unreachable!("only to part") };
+        match block {
+            Some(block) if !farewell.is_over(io.now) => {
+                farewell.read(&self.socket, block, token, io);
+                self.in_flight = Some(kind::RECEIVE);
+                Progress::Until(self.deadline())
+            }
+            _ => self.end(None),
+        }
     }
 
     fn send(&mut self, piece: Piece, io: &mut Io<'_>) {

@@ -3,6 +3,7 @@
 mod core;
 mod door;
 mod exports;
+mod farewell;
 mod greeting;
 pub mod session;
 pub mod table;

@@ -7,6 +7,7 @@ use usbip_fast_native::{Arena, Block, Completion, Handle, Op, Outcome, Piece, Re
 
 use crate::device::{Device, DeviceState, Remains};
 use crate::limits;
+use crate::serve::farewell::Farewell;
 use crate::serve::table::Key;
 use crate::session::ReceiveSize;
 use crate::session::exporter::{Counters, Exporter, SessionEnd, Transmit};
@@ -71,7 +72,7 @@ enum Phase {
     /// URBs flow.
     Running,
     /// Over; what is in flight comes back.
-    Closing { since: Duration, warned: bool },
+    Closing { since: Duration, warned: bool, farewell: Option<Farewell> },
     /// Nothing is in flight and the device is restored.
     Closed,
 }
@@ -128,7 +129,15 @@ impl Session {
     /// the same turn.
     pub fn handle(&mut self, completion: Completion, io: &mut Io<'_>) {
         match completion.token.kind() {
-            kind::RECEIVE => self.handle_received(completion, io),
+            kind::RECEIVE => match &mut self.phase {
+                Phase::Closing { farewell: Some(farewell), .. } if farewell.is_reading() => {
+                    self.receiving = false;
+                    farewell.handle_received(completion.moved());
+                    let [buffer, _] = completion.pieces;
+                    self.receive_buffer = buffer.map(|piece| piece.block);
+                }
+                _ => self.handle_received(completion, io),
+            },
             kind::SEND => self.handle_sent(completion),
             kind::DEVICE => {
                 self.polling = false;
@@ -153,8 +162,9 @@ impl Session {
         }
         let more = self.exchange_with_device(io);
         if self.device.state() == DeviceState::Gone {
-            self.exporter.handle_device_gone();
+            self.exporter.handle_device_gone(io.now);
         }
+        self.exporter.handle_deadline(io.now);
         self.send_rest(io);
         if matches!(self.phase, Phase::Running) {
             self.start_send(io);
@@ -174,11 +184,16 @@ impl Session {
     #[must_use]
     pub fn deadline(&self) -> Option<Duration> {
         let own = match self.phase {
-            Phase::Closing { since, warned: false } if self.sending => Some(since + FLUSH_TIMEOUT),
-            Phase::Closing { since, warned: false } => Some(since + CLOSE_TIMEOUT),
+            Phase::Closing { since, .. } if self.sending => Some(since + FLUSH_TIMEOUT),
+            Phase::Closing { since, warned: false, .. } => Some(since + CLOSE_TIMEOUT),
+            Phase::Closing { .. } | Phase::Closed => None,
+            Phase::Opening { .. } | Phase::Running => self.exporter.deadline(),
+        };
+        let farewell = match &self.phase {
+            Phase::Closing { farewell: Some(farewell), .. } => farewell.deadline(),
             _ => None,
         };
-        own.into_iter().chain(self.device.deadline()).min()
+        own.into_iter().chain(farewell).chain(self.device.deadline()).min()
     }
 
     /// Asks for the session to end from our side.
@@ -193,6 +208,12 @@ impl Session {
     #[must_use]
     pub fn is_closed(&self) -> bool {
         matches!(self.phase, Phase::Closed)
+    }
+
+    /// Whether the session is over, so that what still arrives is not looked at.
+    #[must_use]
+    pub fn is_ending(&self) -> bool {
+        matches!(self.phase, Phase::Closing { .. } | Phase::Closed)
     }
 
     /// Takes the closed session apart.
@@ -296,7 +317,8 @@ impl Session {
         let Self { exporter, device, .. } = self;
         let mut memory = |bytes| device.allocate(io.arena, bytes);
         let bytes = &buffer.block.as_ref()[..count - direct];
-        exporter.handle_received(lent.map(|piece| (piece.block, direct)), bytes, &mut memory);
+        let lent = lent.map(|piece| (piece.block, direct));
+        exporter.handle_received(lent, bytes, &mut memory, io.now);
         self.receive_buffer = Some(buffer.block);
     }
 
@@ -377,42 +399,85 @@ impl Session {
     }
 
     fn begin_closing(&mut self, io: &mut Io<'_>) {
-        self.phase = Phase::Closing { since: io.now, warned: false };
+        let farewell = self.ends_politely().then(Farewell::default);
         if self.receiving {
             io.reactor.cancel(self.token(kind::RECEIVE));
         }
-        if self.sending && !self.ends_politely() {
+        if self.sending && farewell.is_none() {
             io.reactor.cancel(self.token(kind::SEND));
         }
+        self.phase = Phase::Closing { since: io.now, warned: false, farewell };
         self.device.close(io.now);
         self.exchange_with_device(io);
     }
 
-    /// Whether what is being sent should still reach the peer.
+    /// Whether what is being sent should still reach the peer: not if it does not listen.
     fn ends_politely(&self) -> bool {
-        matches!(self.exporter.end(), Some(SessionEnd::DeviceGone | SessionEnd::Local(_)))
+        match self.exporter.end() {
+            Some(
+                SessionEnd::DeviceGone
+                | SessionEnd::DuplicateSeqnum(_)
+                | SessionEnd::Local(_)
+                | SessionEnd::Malformed(_)
+                | SessionEnd::WrongDeviceId { .. },
+            ) => true,
+            Some(
+                SessionEnd::GoneUnread
+                | SessionEnd::Network(_)
+                | SessionEnd::Overload { .. }
+                | SessionEnd::PeerClosed
+                | SessionEnd::Truncated,
+            )
+            | None => false,
+        }
     }
 
     fn continue_closing(&mut self, io: &mut Io<'_>) {
-        let Phase::Closing { since, warned } = self.phase else { return };
+        let Phase::Closing { since, .. } = self.phase else { return };
         let elapsed = io.now.saturating_sub(since);
         if self.sending && elapsed >= FLUSH_TIMEOUT {
             io.reactor.cancel(self.token(kind::SEND));
         }
+        self.part_from_peer(io);
         let device_closed =
             matches!(self.device.state(), DeviceState::Closed | DeviceState::Failed(_));
         if device_closed && self.polling {
             io.reactor.cancel(self.token(kind::DEVICE));
         }
-        if device_closed && !self.receiving && !self.sending && !self.polling {
+        let Phase::Closing { warned, farewell, .. } = &mut self.phase else { return };
+        let parted = farewell.as_ref().is_none_or(|farewell| farewell.is_over(io.now));
+        if device_closed && parted && !self.receiving && !self.sending && !self.polling {
             self.phase = Phase::Closed;
-        } else if elapsed >= CLOSE_TIMEOUT && !warned {
-            self.phase = Phase::Closing { since, warned: true };
+        } else if elapsed >= CLOSE_TIMEOUT && !std::mem::replace(warned, true) {
             tracing::warn!(
                 bus_id = self.bus_id,
                 "the device has not been given back for {} s: a call into its driver hangs",
                 elapsed.as_secs()
             );
+        }
+    }
+
+    /// Reads what the peer still sends, also while our last answers leave: it may wait for that
+    /// before it reads them.
+    fn part_from_peer(&mut self, io: &mut Io<'_>) {
+        let token = self.token(kind::RECEIVE);
+        let Phase::Closing { farewell: Some(farewell), .. } = &mut self.phase else { return };
+        if !self.sending {
+            farewell.finish_sending(&self.socket, io);
+        }
+        if farewell.is_over(io.now) {
+            if farewell.is_reading() {
+                io.reactor.cancel(token);
+            } else {
+                farewell.give_up();
+            }
+        } else if !self.receiving {
+            let buffer = self.receive_buffer.take();
+            let buffer =
+                buffer.or_else(|| io.arena.take(limits::RECEIVE_BUFFER_BYTES).map(Block::from));
+            let Some(block) = buffer else { return farewell.give_up() };
+            self.receiving = true;
+            farewell.read(&self.socket, block, token, io);
         }
     }
 }

@@ -14,7 +14,7 @@ struct Entry<T> {
 }
 
 /// The name of an entry: place and generation (24 bits, as in a token).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Key {
     /// Place in the table.
     pub index: u32,

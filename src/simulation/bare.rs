@@ -9,12 +9,11 @@ use usbip_fast_native::{Arena, Block};
 use crate::device::{Device, DeviceState};
 use crate::limits;
 use crate::session::exporter::{Exporter, SessionEnd};
-use crate::simulation::descriptors::{DEVICE_ID, descriptors};
+use crate::simulation::descriptors::{DEVICE_ID, Shape};
 use crate::simulation::oracle::{Broken, Oracle, Seen};
 use crate::simulation::random::Random;
 use crate::simulation::side::Side;
 use crate::simulation::wire::Wire;
-use crate::usb::endpoint::EndpointMap;
 
 /// The serving side of a connection without its reactor.
 pub struct Bare {
@@ -42,11 +41,11 @@ struct Sending {
 impl Bare {
     /// A session of `device` that has just begun.
     #[must_use]
-    pub fn new(device: Box<dyn Device>, random: &mut Random) -> Self {
+    pub fn new(device: Box<dyn Device>, shape: &Shape, random: &mut Random) -> Self {
         let least = u32::try_from(limits::COALESCED_REPLY_BYTES).expect("a small limit");
         let send_buffer = random.pick(&[least, least + 100, 16_384, 65_536]);
         Self {
-            exporter: Exporter::new(DEVICE_ID, EndpointMap::new(&descriptors(), 1)),
+            exporter: Exporter::new(DEVICE_ID, shape.endpoint_map()),
             device,
             arena: Arena::new(512 * 1024 * 1024),
             receive: None,
@@ -91,6 +90,10 @@ impl Side for Bare {
         self.exporter.stop(reason);
     }
 
+    fn wait(&mut self, time: Duration) {
+        self.now += time;
+    }
+
     fn hasten(&mut self) {
         self.piece = self.receive_buffer.len();
         self.wire.capacity = 1 << 30;
@@ -110,15 +113,19 @@ impl Side for Bare {
         if random.chance(90) {
             self.hand_over(now);
         }
+        if self.device.deadline().is_some_and(|deadline| deadline <= now) {
+            self.device.handle_deadline(now);
+        }
         for _ in 0..random.below(8) {
             let Some(completed) = self.device.poll(now) else { break };
             self.exporter.handle_finished(completed.finished, completed.block);
             oracle.look_at_device()?;
         }
         if self.device.state() == DeviceState::Gone && random.chance(50) {
-            self.exporter.handle_device_gone();
+            self.exporter.handle_device_gone(now);
             oracle.told_gone();
         }
+        self.exporter.handle_deadline(now);
         if random.chance(70) {
             self.transmit(oracle, random, given)?;
         }
@@ -194,9 +201,9 @@ impl Bare {
         });
         let behind = (count - direct).min(self.receive_buffer.len());
         self.wire.receive(&mut self.receive_buffer[..behind]);
-        let Self { exporter, device, arena, receive_buffer, .. } = self;
+        let Self { exporter, device, arena, receive_buffer, now, .. } = self;
         let mut memory = |bytes| device.allocate(arena, bytes);
-        exporter.handle_received(lent, &receive_buffer[..behind], &mut memory);
+        exporter.handle_received(lent, &receive_buffer[..behind], &mut memory, *now);
         oracle.taken(direct + behind)?;
         oracle.judge(self.exporter.end(), self.stopped)
     }
@@ -270,9 +277,9 @@ impl Bare {
             let count = range.len().min(random.between(0, most) as usize);
             (block, count)
         });
-        let Self { exporter, device, arena, receive_buffer, .. } = self;
+        let Self { exporter, device, arena, receive_buffer, now, .. } = self;
         let behind = random.below(100) as usize;
         let mut memory = |bytes| device.allocate(arena, bytes);
-        exporter.handle_received(lent, &receive_buffer[..behind], &mut memory);
+        exporter.handle_received(lent, &receive_buffer[..behind], &mut memory, *now);
     }
 }

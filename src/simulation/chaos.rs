@@ -13,7 +13,7 @@ use crate::device::{Completed, Device, DeviceState};
 use crate::simulation::pattern::Pattern;
 use crate::simulation::random::Random;
 use crate::usb::errno::{ECONNRESET, EOVERFLOW, EPIPE, EPROTO, EREMOTEIO, ESHUTDOWN, EXDEV};
-use crate::usb::isochronous::{PacketDescriptor, packets_mut};
+use crate::usb::isochronous::{self, PacketDescriptor, packets_mut};
 use crate::usb::transfer::{
     BUFFER_OFFSET, Direction, Finished, ISO_PACKET_BYTES, SETUP_OFFSET, Submission, TransferType,
 };
@@ -44,8 +44,11 @@ pub struct DeviceResult {
     pub actual_length: u32,
     /// Actual length and status of each packet.
     pub packets: Vec<(u32, i32)>,
-    /// It was stopped before a byte moved, so that RET_UNLINK alone is the answer.
+    /// It was stopped before a byte moved, so that RET_UNLINK alone is the answer if the client
+    /// had wanted that by then.
     pub stopped: bool,
+    /// The session had cancelled it, so the client had.
+    pub cancelled: bool,
 }
 
 /// How badly a device behaves, in percent.
@@ -116,22 +119,12 @@ impl Chaos {
 
     /// What must hold for a URB on arrival.
     fn inspect(&self, submission: &Submission, block: &[u8]) {
-        let Submission { slot, start_frame: name, length, packets, .. } = *submission;
-        let size = length as usize;
+        let slot = submission.slot;
         if self.held.iter().any(|held| held.submission.slot == slot) {
             self.complain(format!("slot {slot} was submitted twice"));
         }
-        let buffer = &block[BUFFER_OFFSET..BUFFER_OFFSET + size];
-        let outward = submission.direction == Direction::Out;
-        if outward && buffer != self.pattern.slice(name, 0, size) {
-            self.complain(format!("the OUT data of URB {name} is not what was sent"));
-        }
-        let control = submission.kind == TransferType::Control;
-        if control && block[SETUP_OFFSET..BUFFER_OFFSET] != submission.setup {
-            self.complain(format!("the setup packet of URB {name} does not stand before its data"));
-        }
-        if (packets > 0) != (submission.kind == TransferType::Isochronous) && packets > 0 {
-            self.complain(format!("URB {name} has packets but is not isochronous"));
+        if let Err(text) = look_at_arrival(submission, block, &self.pattern) {
+            self.complain(text);
         }
     }
 
@@ -226,6 +219,7 @@ impl Chaos {
             actual_length: actual,
             packets: Vec::new(),
             stopped: status == -ECONNRESET && actual == 0,
+            cancelled: true,
         };
         if status == 0 && self.random.chance(self.manners.lie) {
             finished.actual_length = length.saturating_add(self.random.pick(&[1, 1000, u32::MAX]));
@@ -246,12 +240,14 @@ impl Chaos {
         let area = &mut block[BUFFER_OFFSET..];
         let (buffer, behind) = area.split_at_mut(length as usize);
         let descriptors = packets_mut(&mut behind[..packets as usize * ISO_PACKET_BYTES]);
-        if let Some(text) = bad_layout(descriptors, length) {
-            self.complain(format!("URB {name}: {text}"));
-        }
         let done = u64::from(packets) * u64::from(share) / 100;
-        let mut expected =
-            DeviceResult { status, actual_length: 0, packets: Vec::new(), stopped: false };
+        let mut expected = DeviceResult {
+            status,
+            actual_length: 0,
+            packets: Vec::new(),
+            stopped: false,
+            cancelled: true,
+        };
         for (index, descriptor) in (0_u64..).zip(descriptors.iter_mut()) {
             let asked = descriptor.length.get();
             let (moved, status) = if index >= done {
@@ -278,6 +274,36 @@ impl Chaos {
         expected.stopped = status == -ECONNRESET && expected.actual_length == 0;
         let actual_length = expected.actual_length;
         (Finished { slot, status, actual_length, error_count: 0 }, expected)
+    }
+}
+
+/// What must hold for every URB that reaches a device.
+///
+/// # Errors
+///
+/// What does not, for people.
+pub fn look_at_arrival(
+    submission: &Submission,
+    block: &[u8],
+    pattern: &Pattern,
+) -> Result<(), String> {
+    let Submission { start_frame: name, length, packets, .. } = *submission;
+    let (buffer, behind) = block[BUFFER_OFFSET..].split_at(length as usize);
+    let outward = submission.direction == Direction::Out;
+    if outward && buffer != pattern.slice(name, 0, buffer.len()) {
+        return Err(format!("the OUT data of URB {name} is not what was sent"));
+    }
+    let control = submission.kind == TransferType::Control;
+    if control && block[SETUP_OFFSET..BUFFER_OFFSET] != submission.setup {
+        return Err(format!("the setup packet of URB {name} does not stand before its data"));
+    }
+    if packets > 0 && submission.kind != TransferType::Isochronous {
+        return Err(format!("URB {name} has packets but is not isochronous"));
+    }
+    let descriptors = isochronous::packets(&behind[..packets as usize * ISO_PACKET_BYTES]);
+    match bad_layout(descriptors, length) {
+        Some(text) => Err(format!("URB {name}: {text}")),
+        None => Ok(()),
     }
 }
 

@@ -3,11 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::device::gadget::zero::{READ_BUFFER, WRITE_BUFFER};
 use crate::limits;
 use crate::session::exporter::SessionEnd;
-use crate::simulation::descriptors::{
-    BULK, CHANGING, DEVICE_ID, INTERRUPT, ISOCHRONOUS, descriptors,
-};
+use crate::simulation::descriptors::{BULK, DEVICE_ID, Shape};
 use crate::simulation::oracle::Seen;
 use crate::simulation::pattern::LONGEST;
 use crate::simulation::plan::{self, Pdu, Plan};
@@ -76,6 +75,7 @@ const MOST_EARLY: u32 = 60;
 pub struct Client {
     character: Character,
     random: Random,
+    shape: Shape,
     endpoints: EndpointMap,
     next_seqnum: u32,
     /// URBs without an answer that it has read.
@@ -99,13 +99,14 @@ struct Open {
 }
 
 impl Client {
-    /// A client whose first URB is called `first_seqnum`.
+    /// A client of a device of this shape, whose first URB is called `first_seqnum`.
     #[must_use]
-    pub fn new(character: Character, first_seqnum: u32, random: Random) -> Self {
+    pub fn new(character: Character, first_seqnum: u32, shape: Shape, random: Random) -> Self {
         Self {
             character,
             random,
-            endpoints: EndpointMap::new(&descriptors(), 1),
+            endpoints: shape.endpoint_map(),
+            shape,
             next_seqnum: first_seqnum,
             open: BTreeMap::new(),
             unlinking: BTreeSet::new(),
@@ -227,11 +228,17 @@ impl Client {
         let mut plan = self.plan(0, direction, u32::from(length));
         let mut setup = Setup {
             request_type: if direction == Direction::In { 0xc0 } else { 0x40 },
-            request: 0x5b,
+            request: if direction == Direction::In { READ_BUFFER } else { WRITE_BUFFER },
             value: 0,
             index: 0,
             length,
         };
+        if length == 0 && direction == Direction::Out && self.random.chance(50) {
+            let request = request::CLEAR_FEATURE;
+            let side = if self.direction() == Direction::In { 0x80 } else { 0 };
+            let index = u16::from(self.random.pick(self.shape.endpoints)) | side;
+            setup = Setup { request_type: 2, request, value: 0, index, length };
+        }
         if self.random.chance(self.character.invalid) {
             plan.invalid = true;
             setup.length += 1;
@@ -243,18 +250,21 @@ impl Client {
     /// SET_INTERFACE or SET_CONFIGURATION, if none of the endpoints concerned is in use.
     fn reconfigure(&mut self) -> Option<Plan> {
         let whole = self.random.chance(20);
-        let concerned = |urb: &Open| urb.endpoint != 0 && (whole || urb.endpoint == CHANGING);
+        let changing = self.shape.changing;
+        let concerned =
+            |urb: &Open| urb.endpoint != 0 && (whole || changing.contains(&urb.endpoint));
         if self.reconfiguring.is_some() || self.open.values().any(concerned) {
             return None;
         }
         let setup = if whole {
-            let value = self.random.pick(&[1, 1, 2, 0]);
+            let value = self.random.pick(self.shape.configurations);
             let request = request::SET_CONFIGURATION;
             Setup { request_type: 0, request, value, index: 0, length: 0 }
         } else {
             let value = self.random.pick(&[0, 1, 2]);
             let request = request::SET_INTERFACE;
-            Setup { request_type: 1, request, value, index: 1, length: 0 }
+            let index = self.shape.interface;
+            Setup { request_type: 1, request, value, index, length: 0 }
         };
         let mut plan = self.plan(0, Direction::Out, 0);
         plan.setup = setup.to_bytes();
@@ -275,12 +285,11 @@ impl Client {
 
     /// An endpoint that is not about to change its type.
     fn endpoint(&mut self) -> u8 {
-        let endpoint =
-            self.random.pick(&[BULK, BULK, BULK, INTERRUPT, ISOCHRONOUS, ISOCHRONOUS, CHANGING, 9]);
+        let endpoint = self.random.pick(self.shape.endpoints);
         let settled = match self.reconfiguring {
             None => endpoint != 9 || self.random.chance(self.character.invalid),
             Some((_, StandardRequest::SetConfiguration(_))) => return 0x0f,
-            Some(_) => endpoint != CHANGING && endpoint != 9,
+            Some(_) => !self.shape.changing.contains(&endpoint) && endpoint != 9,
         };
         if settled { endpoint } else { BULK }
     }
@@ -362,13 +371,13 @@ impl Client {
                 Malformed::Length(length as i32).into()
             }
             Hostility::PacketCount => {
-                if self.endpoints.kind(ISOCHRONOUS, Direction::In).is_none()
+                if self.endpoints.kind(self.shape.isochronous, Direction::In).is_none()
                     || self.reconfiguring.is_some()
                 {
                     return None;
                 }
                 let count = self.random.pick(&[1025, -2, i32::MAX, i32::MIN]);
-                put(&mut bytes, 16, ISOCHRONOUS.into());
+                put(&mut bytes, 16, self.shape.isochronous.into());
                 put(&mut bytes, 32, count as u32);
                 Malformed::PacketCount(count).into()
             }

@@ -1,6 +1,7 @@
 //! The descriptors of the simulated device: every transfer type, and an endpoint that changes its
 //! type with the alternate setting.
 
+use crate::usb::endpoint::EndpointMap;
 use crate::usb::transfer::TransferType;
 
 /// bus number << 16 | device number of the simulated device.
@@ -14,6 +15,57 @@ pub const INTERRUPT: u8 = 2;
 pub const ISOCHRONOUS: u8 = 3;
 /// Interface 1, IN and OUT: none in alternate setting 0, bulk in 1, isochronous in 2.
 pub const CHANGING: u8 = 4;
+
+/// What a client knows of the device that it drives.
+#[derive(Clone, Debug)]
+pub struct Shape {
+    /// Device descriptor and all configurations in full.
+    pub descriptors: Vec<u8>,
+    /// Endpoints to use, each as often as it should be; 9 is one that there is not.
+    pub endpoints: &'static [u8],
+    /// One that is isochronous in the first configuration.
+    pub isochronous: u8,
+    /// The interface with alternate settings.
+    pub interface: u16,
+    /// Endpoints that come and go with them.
+    pub changing: &'static [u8],
+    /// Values for SET_CONFIGURATION.
+    pub configurations: &'static [u16],
+}
+
+impl Shape {
+    /// Of the device without manners.
+    #[must_use]
+    pub fn chaos() -> Self {
+        Self {
+            descriptors: descriptors(),
+            endpoints: &[BULK, BULK, BULK, INTERRUPT, ISOCHRONOUS, ISOCHRONOUS, CHANGING, 9],
+            isochronous: ISOCHRONOUS,
+            interface: 1,
+            changing: &[CHANGING],
+            configurations: &[1, 1, 2, 0],
+        }
+    }
+
+    /// Of a Gadget Zero with these descriptors.
+    #[must_use]
+    pub fn zero(descriptors: Vec<u8>) -> Self {
+        Self {
+            descriptors,
+            endpoints: &[1, 1, 1, 2, 2, 3, 9],
+            isochronous: 2,
+            interface: 0,
+            changing: &[2, 3],
+            configurations: &[1, 1, 2, 0],
+        }
+    }
+
+    /// The endpoints of the first configuration.
+    #[must_use]
+    pub fn endpoint_map(&self) -> EndpointMap {
+        EndpointMap::new(&self.descriptors, 1)
+    }
+}
 
 /// Device descriptor and both configurations in full.
 #[must_use]

@@ -1,5 +1,6 @@
 //! A whole world in one thread, repeatable by its seed: a client that sends what it likes, the real
-//! exporting session, a device without manners, and a network that cuts and delays.
+//! exporting session, a device without manners or a simulated one with faults, and a network that
+//! cuts and delays.
 //!
 //! After every step the rules of the wire are checked from the outside: one answer per URB, in
 //! exactly one of its two forms; the order per endpoint; isochronous layouts echoed; every byte the
@@ -12,6 +13,7 @@ pub mod bare;
 pub mod chaos;
 pub mod client;
 pub mod descriptors;
+pub mod noted;
 pub mod oracle;
 pub mod pattern;
 pub mod plan;
@@ -26,10 +28,13 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
+use std::time::Duration;
 
 use bare::Bare;
 use chaos::{Chaos, Manners, Notes};
 use client::{Character, Client};
+use descriptors::Shape;
+use noted::{Noted, Setting};
 use oracle::{Broken, Oracle, Seen, Tallies};
 use pattern::Pattern;
 use plan::Pdu;
@@ -38,7 +43,9 @@ use served::Served;
 use side::Side;
 use trace::Trace;
 
+use crate::device::Device;
 use crate::session::exporter::SessionEnd;
+use crate::session::unlink::HOLD_TIMEOUT;
 
 pub use torture::{Totals, torture};
 
@@ -62,6 +69,8 @@ pub struct Report {
     pub tallies: Tallies,
     /// PDUs sent by the client.
     pub pdus: u64,
+    /// Which parts the world was made of.
+    pub kind: &'static str,
     /// How the session ended.
     pub end: SessionEnd,
     /// A number made of everything that happened: the same for the same seed.
@@ -100,6 +109,7 @@ pub fn run(seed: u64, options: Options) -> Result<Report, Box<Failure>> {
 /// Everything there is.
 struct World {
     random: Random,
+    kind: &'static str,
     turns: u32,
     trace: Rc<RefCell<Trace>>,
     notes: Rc<RefCell<Notes>>,
@@ -130,6 +140,8 @@ struct Fate {
     strike_at: u32,
     unplug_at: Option<u32>,
     stop_at: Option<u32>,
+    /// The turn in which nothing happens for some seconds.
+    pause_at: Option<u32>,
 }
 
 impl Fate {
@@ -144,37 +156,77 @@ impl Fate {
             strike_at: random.below(turns.max(1)),
             unplug_at: moment(random, 20),
             stop_at: moment(random, 5),
+            pause_at: moment(random, 20),
         }
     }
 }
+
+/// A simulated device with faults.
+fn draw_gadget(
+    oracle: &mut Oracle,
+    notes: &Rc<RefCell<Notes>>,
+    pattern: &Rc<Pattern>,
+    trace: &Rc<RefCell<Trace>>,
+    random: &mut Random,
+) -> (Box<dyn Device>, Shape) {
+    let setting = Setting::draw(random);
+    trace.borrow_mut().note(|| format!("{setting:?}"));
+    oracle.may_refuse_memory = setting.refuses_memory();
+    let (device, shape) = Noted::new(&setting, Rc::clone(notes), Rc::clone(pattern));
+    (Box::new(device), shape)
+}
+
+/// A device without manners.
+fn draw_chaos(
+    oracle: &mut Oracle,
+    notes: &Rc<RefCell<Notes>>,
+    pattern: &Rc<Pattern>,
+    trace: &Rc<RefCell<Trace>>,
+    random: &mut Random,
+) -> (Box<dyn Device>, Shape) {
+    let (notes, pattern) = (Rc::clone(notes), Rc::clone(pattern));
+    let manners = Manners::draw(random);
+    trace.borrow_mut().note(|| format!("{manners:?}"));
+    oracle.may_refuse_memory = manners.no_memory > 0;
+    (Box::new(Chaos::new(notes, pattern, manners, random.fork())), Shape::chaos())
+}
+
+/// Percent of the runs whose device is a Gadget Zero.
+const GADGETS: u32 = 30;
 
 impl World {
     fn new(seed: u64, options: Options, trace: Rc<RefCell<Trace>>) -> Self {
         let mut random = Random::new(seed);
         let notes = Rc::new(RefCell::new(Notes::default()));
         let pattern = Rc::new(Pattern::new());
-        let manners = Manners::draw(&mut random);
         let character = Character::draw(&mut random);
         let mut fate = Fate::draw(&mut random, options.turns);
         if character.is_greedy() {
             fate.burst = 60;
         }
         let first = random.pick(&[1, 1, 0x7fff_ff80, u32::MAX - 40]);
-        let device = Chaos::new(Rc::clone(&notes), Rc::clone(&pattern), manners, random.fork());
         let mut oracle = Oracle::new(Rc::clone(&notes), Rc::clone(&pattern));
-        oracle.may_refuse_memory = manners.no_memory > 0;
         oracle.may_overload = character.is_greedy();
-        let device = Box::new(device);
+        let gadget = random.chance(GADGETS);
+        let draw = if gadget { draw_gadget } else { draw_chaos };
+        let (device, shape) = draw(&mut oracle, &notes, &pattern, &trace, &mut random);
         let served = random.chance(30);
-        let server: Box<dyn Side> = match served {
-            true => Box::new(Served::new(device, Rc::clone(&notes), &mut random)),
-            false => Box::new(Bare::new(device, &mut random)),
+        let kind = match (served, gadget) {
+            (false, false) => "session, device without manners",
+            (false, true) => "session, simulated device with faults",
+            (true, false) => "session with reactor and network, device without manners",
+            (true, true) => "session with reactor and network, simulated device with faults",
         };
-        trace.borrow_mut().note(|| format!("with reactor: {served}"));
-        trace.borrow_mut().note(|| format!("{character:?} {manners:?} {fate:?}"));
+        let server: Box<dyn Side> = match served {
+            true => Box::new(Served::new(device, &shape, Rc::clone(&notes), &mut random)),
+            false => Box::new(Bare::new(device, &shape, &mut random)),
+        };
+        trace.borrow_mut().note(|| kind.into());
+        trace.borrow_mut().note(|| format!("{character:?} {fate:?}"));
         Self {
-            client: Client::new(character, first, random.fork()),
+            client: Client::new(character, first, shape, random.fork()),
             server,
+            kind,
             turns: options.turns,
             random,
             trace,
@@ -204,8 +256,13 @@ impl World {
         self.wind_down()
     }
 
-    /// Unplugs, or stops, when the time has come.
+    /// Unplugs, stops, or lets time pass, when the turn has come.
     fn befall(&mut self, turn: u32) {
+        if self.fate.pause_at == Some(turn) {
+            let time = Duration::from_millis(self.random.pick(&[300, 900, 1100, 3000]));
+            self.trace.borrow_mut().note(|| format!("a pause of {time:?}"));
+            self.server.wait(time);
+        }
         if self.fate.unplug_at == Some(turn) {
             self.trace.borrow_mut().note(|| "unplugged".into());
             self.notes.borrow_mut().unplug = true;
@@ -291,6 +348,7 @@ impl World {
         self.hurry = true;
         let mut idle = 0;
         let mut closed = self.struck;
+        let mut waited = false;
         for _ in 0..200_000 {
             self.turn()?;
             if self.server.end().is_some() {
@@ -300,6 +358,12 @@ impl World {
             idle = if quiet && self.unread.is_empty() { idle + 1 } else { 0 };
             if idle >= 2000 && closed {
                 return Err("the session does not see the end of the stream".into());
+            }
+            if idle >= 50 && !waited {
+                // What is only held back for a time comes out now.
+                self.server.wait(HOLD_TIMEOUT * 2);
+                waited = true;
+                idle = 0;
             }
             if idle >= 50 && !closed {
                 self.oracle.check_all_answered()?;
@@ -324,6 +388,7 @@ impl World {
             self.oracle.look_at_device()?;
         }
         let digest = self.trace.borrow().digest();
-        Ok(Report { tallies: self.oracle.tallies, pdus: self.pdus, end, digest })
+        let (tallies, pdus, kind) = (self.oracle.tallies, self.pdus, self.kind);
+        Ok(Report { tallies, pdus, kind, end, digest })
     }
 }

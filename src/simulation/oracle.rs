@@ -262,6 +262,19 @@ impl Oracle {
         }
     }
 
+    /// An unlink was answered before its URB came; the next for it, if any, waits in its place.
+    fn give_up_early(&mut self, seqnum: u32, target: u32) {
+        if self.early.get(&target) != Some(&seqnum) {
+            return;
+        }
+        self.early.remove(&target);
+        let others = self.unlinks.iter().filter(|&(_, &other)| other == target);
+        let next = others.map(|(&other, _)| other).min_by_key(|other| other.wrapping_sub(seqnum));
+        if let Some(next) = next {
+            self.early.insert(target, next);
+        }
+    }
+
     /// Looks at what has reached the device since the last time.
     ///
     /// # Errors
@@ -330,6 +343,7 @@ impl Oracle {
             0 => {
                 require!(urb.is_none(), "RET_UNLINK(0) {seqnum} precedes the answer to {target}");
                 self.tallies.unlinks += 1;
+                self.give_up_early(seqnum, target);
             }
             status if status == -ECONNRESET => {
                 let Some(urb) = urb else {
@@ -370,7 +384,8 @@ impl Oracle {
         let result = self.notes.borrow_mut().results.remove(&name);
         let size = match &result {
             Some(result) => {
-                require!(!result.stopped, "{name} was stopped, yet has a RET_SUBMIT");
+                let silent = result.stopped && result.cancelled;
+                require!(!silent, "{name} was stopped, yet has a RET_SUBMIT");
                 self.check_result(&urb.plan, result, ret, body)?
             }
             None => {
@@ -460,6 +475,14 @@ impl Oracle {
     ///
     /// What is not.
     pub fn check_all_answered(&self) -> Result<(), Broken> {
+        match self.early.values().find(|seqnum| self.unlinks.contains_key(seqnum)) {
+            Some(seqnum) => Err(format!("CMD_UNLINK {seqnum}, which came early, never is")),
+            None => self.check_answered_but_early(),
+        }
+    }
+
+    /// As [`check_all_answered`](Self::check_all_answered); unlinks may still wait for their URBs.
+    fn check_answered_but_early(&self) -> Result<(), Broken> {
         let open = self.urbs.values().find(|urb| urb.complete);
         if let Some(urb) = open {
             return Err(format!("{} is never answered: {urb:?}", urb.plan.seqnum));
@@ -485,7 +508,8 @@ impl Oracle {
             (None, Some(must)) => Err(format!("the session goes on, but: {must}")),
             (Some(end), Some(must)) if end == must => Ok(()),
             (Some(SessionEnd::Overload { .. }), _) if self.may_overload => Ok(()),
-            (Some(SessionEnd::DeviceGone), _) if self.told_gone => self.check_all_answered(),
+            (Some(SessionEnd::DeviceGone), _) if self.told_gone => self.check_answered_but_early(),
+            (Some(SessionEnd::GoneUnread), _) if self.told_gone => Ok(()),
             (Some(SessionEnd::Local(_) | SessionEnd::Network(_)), _) if stopped => Ok(()),
             (Some(end), must) => Err(format!("the session ended: {end}; expected: {must:?}")),
         }

@@ -18,7 +18,7 @@ use crate::serve::session::{Io, Session, kind};
 use crate::serve::table::Key;
 use crate::session::exporter::SessionEnd;
 use crate::simulation::chaos::Notes;
-use crate::simulation::descriptors::{DEVICE_ID, descriptors};
+use crate::simulation::descriptors::{DEVICE_ID, Shape};
 use crate::simulation::oracle::{Broken, Oracle, Seen};
 use crate::simulation::random::Random;
 use crate::simulation::side::Side;
@@ -37,10 +37,10 @@ pub struct Served {
     completions: Vec<Completion>,
     /// The session has work left over its budget.
     again: bool,
+    /// The world does not look at the session before this, unless something happens.
+    wait_until: Duration,
     end: Option<SessionEnd>,
     stopped: bool,
-    /// The network may lose the connection.
-    lossy: bool,
     /// Sent by the session and not read by the client.
     unread: VecDeque<u8>,
     /// Of the reply to the import, bytes that the session has not sent, and that the client has
@@ -55,8 +55,6 @@ struct Watched {
     sends: Vec<Vec<u8>>,
     /// Bytes of the next send that were in the last one already.
     repeated: usize,
-    /// The session has ended and wants nothing more.
-    closing: bool,
 }
 
 /// The client's end.
@@ -82,7 +80,12 @@ const RECEIVE: Token = Token::new(2, 0, 0);
 impl Served {
     /// An import that has just been asked for.
     #[must_use]
-    pub fn new(device: Box<dyn Device>, notes: Rc<RefCell<Notes>>, random: &mut Random) -> Self {
+    pub fn new(
+        device: Box<dyn Device>,
+        shape: &Shape,
+        notes: Rc<RefCell<Notes>>,
+        random: &mut Random,
+    ) -> Self {
         let conditions = Conditions {
             latency_least: Duration::from_micros(20),
             latency_spread: Duration::from_micros(random.pick(&[0, 200, 2000])),
@@ -95,14 +98,10 @@ impl Served {
         let (near, far) = world.pair();
         let key = Key { index: 0, generation: 0 };
         let peer = ([127, 0, 0, 1], 1).into();
-        let session = Session::new(key, peer, near, device, &description(), world.now());
+        let description = description(shape);
+        let session = Session::new(key, peer, near, device, &description, world.now());
         Self {
-            reactor: Watched {
-                inner: world.reactor(),
-                sends: Vec::new(),
-                repeated: 0,
-                closing: false,
-            },
+            reactor: Watched { inner: world.reactor(), sends: Vec::new(), repeated: 0 },
             client: ClientSocket::new(world.reactor(), far),
             world,
             session: Some(session),
@@ -110,9 +109,9 @@ impl Served {
             notes,
             completions: Vec::new(),
             again: true,
+            wait_until: Duration::ZERO,
             end: None,
             stopped: conditions.loss_one_in > 0,
-            lossy: conditions.loss_one_in > 0,
             unread: VecDeque::new(),
             preamble: (IMPORT_REPLY_BYTES, IMPORT_REPLY_BYTES),
         }
@@ -153,18 +152,16 @@ impl Side for Served {
         self.client.receive();
         let count = self.client.received.len();
         let sent = self.unread.len();
-        if self.lossy && !self.unread.iter().take(count).eq(&self.client.received) {
-            // What follows a lost packet may still come, but it is no stream any more.
-            self.client.fail();
-            self.unread.clear();
-            return Ok(0);
-        }
         if count > sent || !self.unread.drain(..count).eq(self.client.received.drain(..)) {
             return Err(format!("the client reads {count} bytes that are not the {sent} sent"));
         }
         let preamble = self.preamble.1.min(count);
         self.preamble.1 -= preamble;
         Ok(count - preamble)
+    }
+
+    fn wait(&mut self, time: Duration) {
+        self.wait_until = self.world.now() + time;
     }
 
     fn hasten(&mut self) {}
@@ -182,7 +179,8 @@ impl Side for Served {
         self.client.turn(&self.world);
         let Some(mut session) = self.session.take() else { return Ok(()) };
         let patience = Duration::from_micros(random.below(400).into());
-        let wake = session.deadline().into_iter().chain([self.world.now() + patience]).min();
+        let until = self.wait_until.max(self.world.now() + patience);
+        let wake = session.deadline().into_iter().chain([until]).min();
         let deadline = if self.again { Some(Duration::ZERO) } else { wake };
         let mut completions = std::mem::take(&mut self.completions);
         self.reactor.turn(deadline, &mut completions);
@@ -191,7 +189,7 @@ impl Side for Served {
             self.complete(&mut session, completion, oracle, now)?;
         }
         self.completions = completions;
-        let open = !self.reactor.closing;
+        let open = !session.is_ending();
         let mut io = Io { reactor: &mut self.reactor, arena: &self.arena, now };
         self.again = session.settle(false, &mut io);
         if self.notes.borrow().gone && open {
@@ -250,10 +248,11 @@ impl Served {
         if let (false, Some(count)) = (is_receive, moved) {
             self.reactor.repeated = asked - count;
         }
+        let over = session.is_ending();
         let mut io = Io { reactor: &mut self.reactor, arena: &self.arena, now };
         session.handle(completion, &mut io);
         match moved {
-            Some(_) if !is_receive || self.reactor.closing => Ok(()),
+            Some(_) if !is_receive || over => Ok(()),
             Some(0) => {
                 let clean = oracle.is_between_pdus();
                 let end = if clean { SessionEnd::PeerClosed } else { SessionEnd::Truncated };
@@ -287,8 +286,11 @@ impl Reactor for Watched {
     }
 
     fn cancel(&mut self, token: Token) {
-        self.closing |= token.kind() == kind::RECEIVE;
         self.inner.cancel(token);
+    }
+
+    fn shut_down_sending(&mut self, socket: &Handle) {
+        self.inner.shut_down_sending(socket);
     }
 
     fn turn(&mut self, deadline: Option<Duration>, completions: &mut Vec<Completion>) -> Turn {
@@ -376,6 +378,11 @@ impl ClientSocket {
                     let piece = completion.pieces[0].as_ref().expect("it was given one");
                     self.received.extend_from_slice(&piece.block.as_ref()[..count]);
                 }
+                (false, Ok(Outcome::Moved(_))) if !self.failed => {
+                    // It closes as well, as Linux's does.
+                    self.fail();
+                    world.shutdown(&self.socket, Direction::Send);
+                }
                 (true, _) | (false, _) => self.fail(),
             }
             if is_send {
@@ -388,7 +395,7 @@ impl ClientSocket {
 }
 
 /// The simulated device as a server lists it.
-fn description() -> DeviceDescription {
+fn description(shape: &Shape) -> DeviceDescription {
     DeviceDescription {
         path: "/sys/bus/usb/devices/3-9".into(),
         bus_id: "3-9".into(),
@@ -405,6 +412,6 @@ fn description() -> DeviceDescription {
         manufacturer_name: String::new(),
         product_name: String::new(),
         serial: String::new(),
-        descriptors: descriptors(),
+        descriptors: shape.descriptors.clone(),
     }
 }

@@ -1,5 +1,7 @@
 //! The serving side of a connection, with the network to it, as a run drives it.
 
+use std::time::Duration;
+
 use crate::session::exporter::SessionEnd;
 use crate::simulation::oracle::{Broken, Oracle, Seen};
 use crate::simulation::random::Random;
@@ -46,6 +48,9 @@ pub trait Side {
 
     /// Winding down: nothing is slow any more.
     fn hasten(&mut self);
+
+    /// Nothing happens for a while, but what is due by then.
+    fn wait(&mut self, time: Duration);
 
     /// Whether nothing is under way on either side.
     fn is_quiet(&self) -> bool;

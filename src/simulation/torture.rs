@@ -32,6 +32,8 @@ pub struct Totals {
     pub stopped: u64,
     /// Isochronous packets.
     pub packets: u64,
+    /// How many runs were of which kind.
+    pub kinds: BTreeMap<&'static str, u64>,
     /// How often a session ended in which way.
     pub ends: BTreeMap<&'static str, u64>,
 }
@@ -57,10 +59,13 @@ pub fn torture(
             writeln!(out, "{} of {runs} runs, {} PDUs", totals.runs, totals.pdus)?;
         }
     }
-    let Totals { runs, pdus, answers, refused, stopped, packets, ends } = &totals;
+    let Totals { runs, pdus, answers, refused, stopped, packets, kinds, ends } = &totals;
     writeln!(out, "{runs} runs from seed {seed}: no rule broken")?;
     writeln!(out, "{pdus} PDUs, {answers} answers, {refused} of them without the device")?;
     writeln!(out, "{stopped} URBs stopped, {packets} isochronous packets")?;
+    for (kind, count) in kinds {
+        writeln!(out, "{count:>8} worlds: {kind}")?;
+    }
     for (end, count) in ends {
         writeln!(out, "{count:>8} sessions ended: {end}")?;
     }
@@ -81,6 +86,7 @@ impl Totals {
         self.refused += report.tallies.refused;
         self.stopped += report.tallies.stopped;
         self.packets += report.tallies.packets;
+        *self.kinds.entry(report.kind).or_default() += 1;
         *self.ends.entry(name(&report.end)).or_default() += 1;
         Ok(())
     }
@@ -90,6 +96,7 @@ fn name(end: &SessionEnd) -> &'static str {
     match end {
         SessionEnd::DeviceGone => "the device was unplugged",
         SessionEnd::DuplicateSeqnum(_) => "a seqnum was used twice",
+        SessionEnd::GoneUnread => "unplugged, not read",
         SessionEnd::Local(_) => "from our side",
         SessionEnd::Malformed(_) => "a malformed PDU",
         SessionEnd::Network(_) => "the network failed",

@@ -1,6 +1,8 @@
 //! The device leaves, or lies, or the memory does not suffice.
 
-use usbip_fast::session::exporter::SessionEnd;
+use std::time::Duration;
+
+use usbip_fast::session::exporter::{GONE_TIMEOUT, SessionEnd};
 use usbip_fast::usb::transfer::{BUFFER_OFFSET, Direction};
 
 use crate::pair::*;
@@ -11,7 +13,7 @@ fn b11_pending_urbs_are_answered_108_later_ones_19_then_the_session_ends() {
     pair.submit(&Submit::input(1, BULK, 512));
     pair.submit(&Submit::input(2, INTERRUPT, 8));
     pair.submit(&Submit::control_in(3, 18));
-    pair.exporter.handle_device_gone();
+    pair.exporter.handle_device_gone(pair.now);
     for seqnum in [3, 1, 2] {
         pair.finish(seqnum, -108, 0);
     }
@@ -33,7 +35,7 @@ fn b11_pending_urbs_are_answered_108_later_ones_19_then_the_session_ends() {
 fn b11_a_gone_device_keeps_the_session_until_it_has_given_back_what_it_holds() {
     let mut pair = Pair::new();
     pair.submit(&Submit::input(1, BULK, 512));
-    pair.exporter.handle_device_gone();
+    pair.exporter.handle_device_gone(pair.now);
     assert_eq!(pair.briefs(), []);
     assert_eq!(pair.end(), None);
     pair.unlink(2, 1);
@@ -46,7 +48,7 @@ fn b11_a_gone_device_keeps_the_session_until_it_has_given_back_what_it_holds() {
 #[test]
 fn b11_a_gone_device_without_urbs_ends_the_session_at_once() {
     let mut pair = Pair::new();
-    pair.exporter.handle_device_gone();
+    pair.exporter.handle_device_gone(pair.now);
     assert_eq!(pair.briefs(), []);
     assert_eq!(pair.end(), Some(&SessionEnd::DeviceGone));
 }
@@ -58,7 +60,7 @@ fn b11_a_peer_that_stops_within_a_pdu_does_not_hold_a_gone_device() {
         pair.submit(&Submit::input(1, BULK, 512));
         let bytes = pair.note(&Submit::output(2, BULK, 100));
         pair.send(&bytes[..received]);
-        pair.exporter.handle_device_gone();
+        pair.exporter.handle_device_gone(pair.now);
         pair.finish(1, -108, 0);
         assert_eq!(pair.briefs(), [Ret(1, -108, 0)]);
         assert_eq!(pair.end(), Some(&SessionEnd::DeviceGone), "{received} bytes received");
@@ -132,15 +134,33 @@ fn after_the_end_nothing_reaches_the_device_and_what_it_has_comes_back() {
     let mut bytes = pair.note(&Submit::output(2, BULK, 10));
     bytes.extend(pair.note(&Submit::output(3, BULK, 10)));
     // 2 arrives in full but the device is not asked; 3 is still arriving into its block.
-    pair.exporter.handle_received(None, &bytes[..bytes.len() - 5], &mut pair.giver);
+    pair.exporter.handle_received(None, &bytes[..bytes.len() - 5], &mut pair.giver, pair.now);
     let (block, range) = pair.exporter.poll_receive().expect("3 is arriving");
     assert_eq!(range.len(), 5);
     pair.exporter.stop(SessionEnd::Network("reset".into()));
-    pair.exporter.handle_received(Some((block, 5)), &[1, 2, 3], &mut pair.giver);
+    pair.exporter.handle_received(Some((block, 5)), &[1, 2, 3], &mut pair.giver, pair.now);
     pair.hand_over();
     assert_eq!(pair.device.seen, [1]);
     pair.finish(1, 0, 512);
     assert_eq!(pair.answers(), []);
     assert_eq!(pair.end(), Some(&SessionEnd::Network("reset".into())));
     assert!(pair.exporter.poll_receive().is_none());
+}
+
+#[test]
+fn b11_a_peer_that_does_not_read_holds_a_gone_device_for_two_seconds() {
+    let mut pair = Pair::new();
+    pair.submit(&Submit::input(1, BULK, 512));
+    pair.now = Duration::from_secs(9);
+    pair.exporter.handle_device_gone(pair.now);
+    pair.finish(1, -108, 0);
+    pair.exporter.handle_device_gone(pair.now + Duration::from_secs(1));
+    // Its answer waits, because the send before it does not come back.
+    let due = pair.now + GONE_TIMEOUT;
+    assert_eq!(pair.exporter.deadline(), Some(due), "counted from the first call");
+    pair.exporter.handle_deadline(due - Duration::from_millis(1));
+    assert_eq!(pair.end(), None);
+    pair.exporter.handle_deadline(due);
+    assert_eq!(pair.end(), Some(&SessionEnd::GoneUnread));
+    assert_eq!(pair.exporter.deadline(), None);
 }

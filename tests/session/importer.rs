@@ -2,6 +2,7 @@
 //! a server that breaks the rules.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use usbip_fast::limits;
 use usbip_fast::session::exporter::Exporter;
@@ -88,7 +89,7 @@ impl Ends {
         let bytes: Vec<u8> = self.to_server.drain(..count).collect();
         if count > 0 {
             let mut memory = |bytes| Some(vec![0xa5; bytes]);
-            self.exporter.handle_received(None, &bytes, &mut memory);
+            self.exporter.handle_received(None, &bytes, &mut memory, Duration::ZERO);
         }
         while let Some((submission, block)) = self.exporter.poll_submission() {
             match (submission.kind, submission.endpoint) {
@@ -462,6 +463,20 @@ fn a_stream_that_ends_inside_a_pdu_is_truncated() {
         assert_eq!(ends.importer.end(), Some(&ImporterEnd::Truncated), "after {cut} bytes");
         ends.finished.extend(std::iter::from_fn(|| ends.importer.poll_finished()));
         assert_eq!(ends.take_finished(), [(0, -108, 0)]);
+    }
+}
+
+#[test]
+fn an_isochronous_urb_that_failed_as_a_whole_needs_no_packets() {
+    for direction in [Direction::In, Direction::Out] {
+        let request = iso(direction, 2);
+        for count in [0, -1] {
+            let (end, finished) = judged(&request, |seqnum| reply(seqnum, -2, 0, count));
+            assert_eq!((end, finished), (None, vec![(0, -2, 0)]));
+        }
+        // Success without packets is none.
+        let (end, finished) = judged(&request, |seqnum| reply(seqnum, 0, 0, 0));
+        assert_eq!((end, finished), (None, vec![(0, -71, 0)]));
     }
 }
 

@@ -1,6 +1,10 @@
 //! Every CMD_SUBMIT ends in exactly one of two forms, wherever its CMD_UNLINK meets it (A19, A23,
 //! A24, B10).
 
+use std::time::Duration;
+
+use usbip_fast::session::unlink::HOLD_TIMEOUT;
+
 use crate::pair::*;
 
 #[test]
@@ -9,7 +13,7 @@ fn a23_unlink_before_the_device_has_it_leaves_one_answer_and_never_submits() {
     let mut bytes = pair.note(&Submit::output(1, BULK, 100));
     bytes.extend(unlink_bytes(2, 1));
     // Both arrive in one piece, so that the URB is still waiting when its end is wanted.
-    pair.exporter.handle_received(None, &bytes, &mut pair.giver);
+    pair.exporter.handle_received(None, &bytes, &mut pair.giver, pair.now);
     pair.hand_over();
     assert!(pair.device.seen.is_empty());
     assert!(pair.device.cancelled.is_empty());
@@ -146,7 +150,7 @@ fn a_cancel_that_comes_too_late_does_not_hit_the_next_urb_in_its_slot() {
     pair.submit(&Submit::input(1, BULK, 512));
     // The driver of the connection is slow to ask for cancels: the URB ends first, is answered,
     // and its place in the table is used again.
-    pair.exporter.handle_received(None, &unlink_bytes(2, 1), &mut pair.giver);
+    pair.exporter.handle_received(None, &unlink_bytes(2, 1), &mut pair.giver, pair.now);
     let (submission, block) = pair.device.held.remove(0);
     let slot = submission.slot;
     let finished =
@@ -154,7 +158,7 @@ fn a_cancel_that_comes_too_late_does_not_hit_the_next_urb_in_its_slot() {
     pair.exporter.handle_finished(finished, block);
     assert_eq!(pair.briefs(), [Ret(1, 0, 0), Unlinked(2, 0)]);
     let next = pair.note(&Submit::input(3, BULK, 512));
-    pair.exporter.handle_received(None, &next, &mut pair.giver);
+    pair.exporter.handle_received(None, &next, &mut pair.giver, pair.now);
     pair.hand_over();
     assert_eq!(pair.device.held[0].0.slot, slot, "the place is used again");
     assert_eq!(pair.device.cancelled, [0_u32; 0], "nobody wanted the new one ended");
@@ -186,4 +190,36 @@ fn a19_two_unlinks_that_overtook_their_urb_are_answered_in_order_behind_it() {
     pair.submit(&Submit::input(5, INTERRUPT, 8));
     assert_eq!(pair.device.seen, [1, 5]);
     assert_eq!(pair.briefs(), [Unlinked(3, -104), Unlinked(4, 0)]);
+}
+
+#[test]
+fn an_unlink_whose_urb_never_comes_is_answered_in_the_end() {
+    let mut pair = Pair::new();
+    pair.submit(&Submit::input(1, INTERRUPT, 8));
+    pair.now = Duration::from_secs(60);
+    pair.unlink(3, 2);
+    let due = pair.now + HOLD_TIMEOUT;
+    assert_eq!(pair.exporter.deadline(), Some(due));
+    pair.exporter.handle_deadline(due - Duration::from_millis(1));
+    assert_eq!(pair.briefs(), [], "the URB may still come");
+    pair.exporter.handle_deadline(due);
+    assert_eq!(pair.briefs(), [Unlinked(3, 0)], "unknown");
+    assert_eq!(pair.exporter.deadline(), None);
+    // Should it come after all, it is a URB like any other.
+    pair.submit(&Submit::input(2, BULK, 8));
+    pair.finish(2, 0, 8);
+    assert_eq!(pair.briefs(), [Ret(2, 0, 8)]);
+}
+
+#[test]
+fn unlinks_of_urbs_that_never_come_are_bounded() {
+    let mut pair = Pair::new();
+    for target in 1000..1100 {
+        pair.unlink(target + 1000, target);
+    }
+    // Those above the limit are answered as unknown at once, the others when their time is over.
+    assert_eq!(pair.briefs().len(), 36);
+    pair.exporter.handle_deadline(pair.now + HOLD_TIMEOUT);
+    assert_eq!(pair.briefs().len(), 64);
+    assert_eq!(pair.end(), None);
 }

@@ -103,6 +103,6 @@ fn unlinking_a_waiting_urb_lets_out_a_refused_one_behind_it() {
     wrong.command.buffer_length = 19;
     bytes.extend(pair.note(&wrong));
     bytes.extend(unlink_bytes(3, 1));
-    pair.exporter.handle_received(None, &bytes, &mut pair.giver);
+    pair.exporter.handle_received(None, &bytes, &mut pair.giver, pair.now);
     assert_eq!(pair.briefs(), [Unlinked(3, -104), Ret(2, -22, 0)]);
 }

@@ -161,7 +161,7 @@ impl Pair {
     /// The client closes its side.
     pub fn close(&mut self) {
         let lent = self.exporter.poll_receive().map(|(block, _)| (block, 0));
-        self.exporter.handle_received(lent, &[], &mut self.giver);
+        self.exporter.handle_received(lent, &[], &mut self.giver, self.now);
     }
 
     fn receive(&mut self, bytes: &[u8]) -> usize {
@@ -169,7 +169,7 @@ impl Pair {
         let count = piece.min(bytes.len()).min(limits::RECEIVE_BUFFER_BYTES);
         let lent = if direct { self.exporter.poll_receive() } else { None };
         let Some((mut block, range)) = lent else {
-            self.exporter.handle_received(None, &bytes[..count], &mut self.giver);
+            self.exporter.handle_received(None, &bytes[..count], &mut self.giver, self.now);
             return count;
         };
         // As one readv: the block's range first, the buffer behind it.
@@ -180,7 +180,7 @@ impl Pair {
         block.bytes[start..start + into_block].copy_from_slice(&bytes[..into_block]);
         let total = into_block + behind;
         let lent = Some((block, into_block));
-        self.exporter.handle_received(lent, &bytes[into_block..total], &mut self.giver);
+        self.exporter.handle_received(lent, &bytes[into_block..total], &mut self.giver, self.now);
         total
     }
 

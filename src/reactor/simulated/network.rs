@@ -75,6 +75,8 @@ struct Stream {
     /// Nothing sent here may arrive before this.
     last_arrival: Duration,
     error: Option<OsError>,
+    /// The connection was reset. Unlike the error, which is reported once, that stays.
+    reset: bool,
     /// Nothing more will arrive.
     ended: bool,
     /// Nothing more may be sent.
@@ -179,6 +181,7 @@ impl Network {
                 under_way: 0,
                 last_arrival: self.now,
                 error: None,
+                reset: false,
                 ended: false,
                 closed: false,
             };
@@ -455,7 +458,7 @@ impl Network {
             Event::Bytes { from, to, bytes } => match self.stream_mut(to) {
                 Some(stream) => {
                     stream.under_way -= bytes.len();
-                    if stream.error.is_none() {
+                    if !stream.reset {
                         stream.incoming.extend(bytes);
                     }
                     self.look(to);
@@ -469,7 +472,9 @@ impl Network {
             }
             Event::Reset { to } => {
                 let Some(stream) = self.stream_mut(to) else { return };
-                stream.error.get_or_insert(OsError(ECONNRESET));
+                if !std::mem::replace(&mut stream.reset, true) {
+                    stream.error = Some(OsError(ECONNRESET));
+                }
                 (stream.ended, stream.closed) = (true, true);
                 self.look(to);
             }
@@ -530,6 +535,7 @@ impl Network {
             under_way: 0,
             last_arrival: self.now,
             error: there.is_none().then_some(OsError(ECONNRESET)),
+            reset: there.is_none(),
             ended: there.is_none(),
             closed: there.is_none(),
         };

@@ -9,6 +9,9 @@ pub enum SessionEnd {
     /// The peer used a seqnum again while the first URB of that name was not answered.
     #[error("the peer broke the protocol: seqnum {0} is in use already")]
     DuplicateSeqnum(u32),
+    /// The device has left the bus, and the peer has not taken the last answers in time.
+    #[error("the device is gone, and the peer does not take its last answers")]
+    GoneUnread,
     /// Ended by us, for the reason given.
     #[error("{0}")]
     Local(String),

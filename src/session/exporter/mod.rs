@@ -11,7 +11,9 @@
 //!    [`poll_cancel`](Exporter::poll_cancel);
 //! 2. gives every finished URB to [`handle_finished`](Exporter::handle_finished);
 //! 3. if no send is in flight, sends what [`poll_transmit`](Exporter::poll_transmit) gives;
-//! 4. if no receive is in flight and [`end`](Exporter::end) is `None`, receives into the block of
+//! 4. calls [`handle_deadline`](Exporter::handle_deadline) when [`deadline`](Exporter::deadline)
+//!    is over;
+//! 5. if no receive is in flight and [`end`](Exporter::end) is `None`, receives into the block of
 //!    [`poll_receive`](Exporter::poll_receive) and a buffer behind it, and reports to
 //!    [`handle_received`](Exporter::handle_received).
 
@@ -21,6 +23,7 @@ mod receive;
 mod transmit;
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 pub use end::SessionEnd;
 pub use transmit::Transmit;
@@ -39,6 +42,10 @@ use crate::wire::urb::{RetSubmit, RetUnlink};
 
 use receive::Receive;
 
+/// How long a peer may take to read its last answers once the device has left the bus. It holds
+/// the device's place until then.
+pub const GONE_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// One session of one imported device.
 #[derive(Debug)]
 pub struct Exporter<B> {
@@ -55,7 +62,8 @@ pub struct Exporter<B> {
     early_unlinks: EarlyUnlinks,
     charged_bytes: usize,
     periodic_urbs: usize,
-    device_gone: bool,
+    /// Since when.
+    device_gone: Option<Duration>,
     end: Option<SessionEnd>,
     counters: Counters,
 }
@@ -97,7 +105,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Exporter<B> {
             early_unlinks: EarlyUnlinks::default(),
             charged_bytes: 0,
             periodic_urbs: 0,
-            device_gone: false,
+            device_gone: None,
             end: None,
             counters: Counters::default(),
         }
@@ -170,9 +178,33 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Exporter<B> {
 
     /// The device has left the bus. What it still has comes back with -ESHUTDOWN, what the peer
     /// sends from now on is answered -ENODEV, and when all that has come in full is answered the
-    /// session ends.
-    pub fn handle_device_gone(&mut self) {
-        self.device_gone = true;
+    /// session ends; at the latest after [`GONE_TIMEOUT`]. Calls after the first do nothing.
+    pub fn handle_device_gone(&mut self, now: Duration) {
+        self.device_gone.get_or_insert(now);
+    }
+
+    /// When [`handle_deadline`](Self::handle_deadline) has something to do.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Duration> {
+        if self.end.is_some() {
+            return None;
+        }
+        let gone = self.device_gone.map(|since| since + GONE_TIMEOUT);
+        self.early_unlinks.deadline().into_iter().chain(gone).min()
+    }
+
+    /// Does what is due: answers CMD_UNLINKs whose CMD_SUBMIT does not come, and ends a session
+    /// whose device has been gone for too long.
+    pub fn handle_deadline(&mut self, now: Duration) {
+        if self.end.is_some() {
+            return;
+        }
+        while let Some(seqnum) = self.early_unlinks.expire(now) {
+            self.push_unlink(Lane::Urgent, RetUnlink { seqnum, status: 0 });
+        }
+        if self.device_gone.is_some_and(|since| since + GONE_TIMEOUT <= now) {
+            self.stop(SessionEnd::GoneUnread);
+        }
     }
 
     /// Ends the session from our side.

@@ -1,6 +1,7 @@
 //! Bytes from the peer: headers, bodies, and what is done with them.
 
 use std::ops::Range;
+use std::time::Duration;
 
 use super::{Exporter, SessionEnd, is_periodic};
 use crate::limits;
@@ -75,6 +76,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Exporter<B> {
         lent: Option<(B, usize)>,
         mut bytes: &[u8],
         memory: &mut impl Memory<B>,
+        now: Duration,
     ) {
         let direct = lent.as_ref().map_or(0, |(_, count)| *count);
         let at_end = direct == 0 && bytes.is_empty();
@@ -82,7 +84,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Exporter<B> {
             self.take_back(block, count);
         }
         while self.end.is_none() && !bytes.is_empty() {
-            self.advance(&mut bytes, memory);
+            self.advance(&mut bytes, memory, now);
         }
         if self.end.is_none() && at_end {
             let clean = self.receive.is_between_pdus();
@@ -111,13 +113,13 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Exporter<B> {
     }
 
     /// Consumes a header, or part of a body.
-    fn advance(&mut self, bytes: &mut &[u8], memory: &mut impl Memory<B>) {
+    fn advance(&mut self, bytes: &mut &[u8], memory: &mut impl Memory<B>, now: Duration) {
         match &mut self.receive.awaited {
             Awaited::None => {
                 let Some(header) = self.receive.deframer.next(bytes) else { return };
                 match urb::parse_request(&header) {
                     Ok(Request::Submit(submit)) => self.handle_submit(&submit, memory),
-                    Ok(Request::Unlink(unlink)) => self.handle_unlink(&unlink),
+                    Ok(Request::Unlink(unlink)) => self.handle_unlink(&unlink, now),
                     Err(malformed) => self.stop(malformed.into()),
                 }
             }
@@ -213,7 +215,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Exporter<B> {
         let overloaded = self.urbs.len() >= limits::SESSION_URBS
             || self.charged_bytes + submit.buffer_length as usize > limits::SESSION_BYTES;
         match kind {
-            _ if self.device_gone => Some(-ENODEV),
+            _ if self.device_gone.is_some() => Some(-ENODEV),
             None => Some(-ENOENT),
             Some(TransferType::Control) if !setup_fits(submit) => Some(-EINVAL),
             _ if overloaded => Some(-ENOMEM),
@@ -340,13 +342,13 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Exporter<B> {
         self.answer(slot, status, 0, error_count, block);
     }
 
-    fn handle_unlink(&mut self, unlink: &CmdUnlink) {
+    fn handle_unlink(&mut self, unlink: &CmdUnlink, now: Duration) {
         if unlink.device_id != self.device_id {
             return self.stop_wrong_device(unlink.device_id);
         }
         self.counters.unlinks += 1;
         let Some(slot) = self.urbs.find(unlink.unlink_seqnum) else {
-            if self.early_unlinks.hold(unlink.unlink_seqnum, unlink.seqnum) {
+            if self.early_unlinks.hold(unlink.unlink_seqnum, unlink.seqnum, now) {
                 return;
             }
             // Answered already, or never seen.

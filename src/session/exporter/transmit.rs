@@ -112,7 +112,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Exporter<B> {
     fn end_if_gone(&mut self, transmit: &Transmit<B>) {
         let answered = self.urbs.len() == self.receive.urbs();
         let quiet = answered && self.lanes.is_empty() && transmit.is_empty();
-        if self.device_gone && quiet {
+        if self.device_gone.is_some() && quiet {
             self.stop(SessionEnd::DeviceGone);
         }
     }

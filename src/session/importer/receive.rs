@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::{Importer, ImporterEnd, Pending, Place};
-use crate::usb::errno::{ECONNRESET, EPROTO};
+use crate::usb::errno::{ECONNRESET, EPROTO, EXDEV};
 use crate::usb::isochronous;
 use crate::usb::transfer::{
     BUFFER_OFFSET, Direction, Finished, ISO_PACKET_BYTES, Submission, block_bytes,
@@ -200,6 +200,12 @@ fn judge<B: AsRef<[u8]> + AsMut<[u8]>>(urb: &mut Pending<B>, body: &Body) -> Fin
     let request = isochronous::packets_mut(request);
     let reply = &reply[..body.packets as usize * ISO_PACKET_BYTES];
     let reply = isochronous::packets(reply);
+    if reply.is_empty() && ret.status != 0 {
+        // Servers answer so what never reached the device, such as a URB of an endpoint that it
+        // does not have: the status is all there is to say.
+        isochronous::refuse(request, -EXDEV);
+        return Finished { actual_length: 0, error_count: packets, ..plain };
+    }
     match isochronous::validate_reply(request, reply, ret.actual_length) {
         Ok(actual_length) => {
             if direction == Direction::In {
