@@ -8,6 +8,7 @@ pub mod session;
 pub mod table;
 mod watch;
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
@@ -126,15 +127,33 @@ fn add_real(exports: &mut Exports, config: &ServeConfig) -> Result<Vec<Watched>,
 fn listen(addresses: &[SocketAddr]) -> Result<Vec<Handle>, Error> {
     let mut listeners = Vec::new();
     for &address in addresses {
-        let listener = socket::listen(address, BACKLOG).map_err(|error| {
-            let advice = format!("usbip-fast serve --listen {}:PORT", address.ip());
-            Error::with_advice(format!("cannot listen at {address}: {error}"), &advice)
-        })?;
+        let listener = socket::listen(address, BACKLOG)
+            .map_err(|error| cannot_listen(address, &error.into()))?;
         let bound = socket::local_address(&listener).unwrap_or(address);
         tracing::info!("listening at {bound}");
         listeners.push(listener);
     }
     Ok(listeners)
+}
+
+/// Why there is no listener at `address`, and what to type.
+pub(crate) fn cannot_listen(address: SocketAddr, error: &io::Error) -> Error {
+    let port = address.port();
+    let (cause, advice) = match error.kind() {
+        io::ErrorKind::AddrInUse => (
+            "another program listens there".to_owned(),
+            format!("ss -ltnp sport = :{port}, or choose another port with -t PORT"),
+        ),
+        io::ErrorKind::AddrNotAvailable => {
+            ("this machine has no such address".to_owned(), "ip address".to_owned())
+        }
+        io::ErrorKind::PermissionDenied => (
+            format!("port {port} is for root"),
+            "the command again behind sudo, or choose a port above 1023 with -t PORT".to_owned(),
+        ),
+        _ => (error.to_string(), "ip address".to_owned()),
+    };
+    Error::with_advice(format!("cannot listen at {address}: {cause}"), &advice)
 }
 
 /// Brings up one thread per further core, then runs core 0 here.
