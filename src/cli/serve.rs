@@ -20,7 +20,8 @@ pub(super) struct ServeArgs {
     /// Export the device with this bus id, as `list -l` shows it; repeatable
     #[arg(short, long = "busid", value_name = "BUSID")]
     bus_ids: Vec<String>,
-    /// Listen at this address or name, HOST:PORT allowed; repeatable [default: 127.0.0.1]
+    /// Listen at this address or name, HOST:PORT allowed; repeatable [default: 127.0.0.1;
+    /// called as usbipd: every address]
     #[arg(long, value_name = "ADDR")]
     listen: Vec<String>,
     /// Let these addresses connect, such as 192.168.0.0/16; repeatable
@@ -152,9 +153,11 @@ impl ServeArgs {
     }
 
     fn resolve(&self, text: &str) -> Result<Vec<SocketAddr>, Error> {
-        let (host, port) = split_port(text).unwrap_or((text, self.at.tcp_port));
-        let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
         let advice = "write ADDR:PORT, such as --listen 127.0.0.1:3240";
+        let (host, port) = split_port(text)
+            .map_err(|cause| Error::Usage(format!("--listen {text}: {cause}; {advice}")))?;
+        let port = port.unwrap_or(self.at.tcp_port);
+        let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
         let found = (host, port)
             .to_socket_addrs()
             .map_err(|error| Error::Usage(format!("--listen {text}: {error}; {advice}")))?;

@@ -227,8 +227,11 @@ fn start_core(index: usize, config: &ServeConfig) -> Result<(Sender<Message>, Ot
 }
 
 fn open_reactor(config: &ServeConfig) -> Result<Box<dyn Reactor>, Error> {
-    let (reactor, selection) = select::open(config.reactor.into(), &Options::default())
-        .map_err(|error| Error::Failed(error.to_string()))?;
+    let opened = select::open(config.reactor.into(), &Options::default());
+    let (reactor, selection) = opened.map_err(|error| match config.reactor {
+        ReactorChoice::Auto => Error::Failed(error.to_string()),
+        _ => Error::Failed(format!("{error}; or type: --reactor auto")),
+    })?;
     tracing::info!("reactor: {selection}");
     Ok(reactor)
 }
