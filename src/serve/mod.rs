@@ -110,6 +110,13 @@ fn add_simulated(exports: &mut Exports, simulate: &[String]) -> Result<(), Error
 /// The devices of this machine that the command line names, those not there yet included.
 fn add_real(exports: &mut Exports, config: &ServeConfig) -> Result<Vec<Watched>, Error> {
     let mut watched = Vec::new();
+    if !config.bus_ids.is_empty() && !process::is_superuser() {
+        // A rule of udev may allow it all the same, so this is no reason to end.
+        tracing::warn!(
+            "not root: if devices cannot be taken when they are asked for, type the command again \
+             behind sudo"
+        );
+    }
     for bus_id in &config.bus_ids {
         exports.add_place(bus_id).map_err(named_twice)?;
         let seen = real::presence(bus_id);
