@@ -72,8 +72,13 @@ impl Default for Patience {
 #[derive(Debug, thiserror::Error)]
 pub enum AttachError {
     /// The user's bus id cannot be one.
-    #[error("{0}; type: usbip-fast list -r HOST")]
-    BusId(Malformed),
+    #[error("{source}; type: usbip-fast list -r {}", .server.host)]
+    BusId {
+        /// Who would have been asked.
+        server: Server,
+        /// What is wrong with it.
+        source: Malformed,
+    },
     /// The device was imported but does not say what it is.
     #[error("{server} gave {bus_id}, but {source}; type: usbip-fast list -r {}", .server.host)]
     Client {
@@ -130,7 +135,7 @@ pub enum AttachError {
         port: u32,
     },
     /// This system has no reactor of the kind asked for.
-    #[error(transparent)]
+    #[error("{0}; or type: --reactor auto")]
     Reactor(#[from] SelectError),
     /// The server says no.
     #[error("{server} refuses {bus_id}: {reason}; type: usbip-fast list -r {}", .server.host)]
@@ -196,6 +201,17 @@ pub fn list(server: &Server, patience: &Patience) -> Result<Vec<RemoteDevice>, A
     op::parse_devlist(&body).map_err(|error| call.malformed(error))
 }
 
+/// Refuses a text that can be no bus id, before anything else is done.
+///
+/// # Errors
+///
+/// [`AttachError::BusId`].
+pub fn check_bus_id(server: &Server, bus_id: &str) -> Result<(), AttachError> {
+    op::request_import(bus_id)
+        .map(|_| ())
+        .map_err(|source| AttachError::BusId { server: server.clone(), source })
+}
+
 /// Asks a server for a device. The connection that comes back carries URBs from now on; not one
 /// byte beyond the reply was read.
 ///
@@ -207,7 +223,8 @@ pub fn import(
     bus_id: &str,
     patience: &Patience,
 ) -> Result<(Connection, RemoteDevice), AttachError> {
-    let request = op::request_import(bus_id).map_err(AttachError::BusId)?;
+    let request = op::request_import(bus_id)
+        .map_err(|source| AttachError::BusId { server: server.clone(), source })?;
     let mut call = Call::open(server, patience)?;
     call.ask(&request, op::REP_IMPORT).map_err(|error| match error {
         AttachError::Malformed { source: Malformed::Refused(status), .. } => AttachError::Refused {
@@ -375,7 +392,11 @@ impl<'a> Call<'a> {
 
 /// What an error of connecting most likely means, and what to type.
 fn advice(error: &io::Error, server: &Server) -> String {
+    let here = matches!(server.host.as_str(), "localhost" | "127.0.0.1" | "::1" | "[::1]");
     match error.kind() {
+        io::ErrorKind::ConnectionRefused if here => {
+            format!("nothing listens there; type: usbip-fast serve -b BUSID --listen {server}")
+        }
         io::ErrorKind::ConnectionRefused => format!(
             "nothing listens there; type on that machine: usbip-fast serve -b BUSID --listen \
              0.0.0.0:{} --allow CIDR",

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::error::Error;
+use crate::limits;
 
 /// Everything `serve` needs to know.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,6 +64,11 @@ impl ServeConfig {
                     .into(),
             ));
         }
+        if let Some(text) = self.bus_ids.iter().find(|text| !is_bus_id(text)) {
+            return Err(Error::Usage(format!(
+                "-b {text:?} is no bus id; type: usbip-fast list -l, and take one such as 1-1.4"
+            )));
+        }
         self.check_listen()
     }
 
@@ -88,6 +94,16 @@ impl ServeConfig {
     pub fn admits(&self, address: IpAddr) -> bool {
         canonical(address).is_loopback() || self.allow.iter().any(|range| range.contains(address))
     }
+}
+
+/// Whether Linux may ever give a device this name: `BUS-PORT[.PORT]…`. A device that is not there
+/// is waited for, so a slip would wait for ever; and the name becomes part of a path.
+fn is_bus_id(text: &str) -> bool {
+    let is_number = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+    text.len() <= limits::BUS_ID_BYTES
+        && text
+            .split_once('-')
+            .is_some_and(|(bus, ports)| is_number(bus) && ports.split('.').all(is_number))
 }
 
 /// Which kernel interface the reactors use.
@@ -306,6 +322,19 @@ mod tests {
         assert!(nothing.check().expect_err("nothing").to_string().contains("-b BUSID"));
         let real = ServeConfig { bus_ids: vec!["1-1".into()], ..nothing };
         assert!(real.check().is_ok());
+    }
+
+    #[test]
+    fn a_bus_id_that_no_device_can_have_is_not_waited_for() {
+        let of = |text: &str| ServeConfig { bus_ids: vec![text.into()], ..config(&[], &[]) };
+        for good in ["1-1", "3-2.1.4", "12-10"] {
+            assert!(of(good).check().is_ok(), "{good}");
+        }
+        for bad in ["", "1", "1-", "-1", "1-1.", "1_1", "usb1", "../1-1", "1-1:1.0", "sim-1"] {
+            let error = of(bad).check().expect_err(bad);
+            assert_eq!(error.exit_code(), 2, "{bad}");
+            assert!(error.to_string().contains("usbip-fast list -l"), "{error}");
+        }
     }
 
     #[test]

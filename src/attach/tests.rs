@@ -147,7 +147,7 @@ fn a_port_nobody_listens_at_gives_advice() {
 fn a_bus_id_that_cannot_be_one_is_not_sent() {
     let server = Server { host: "127.0.0.1".into(), tcp_port: 1, family: Family::Any };
     let error = import(&server, &"1".repeat(32), &patience()).expect_err("too long");
-    assert!(matches!(error, AttachError::BusId(Malformed::BusIdTooLong)));
+    assert!(matches!(error, AttachError::BusId { source: Malformed::BusIdTooLong, .. }));
 }
 
 #[test]

@@ -29,6 +29,8 @@ pub(super) struct AttachArgs {
 }
 
 pub(super) fn run(args: &AttachArgs, out: &mut dyn Write) -> Result<(), Error> {
+    // A slip is told before a kernel module is missed.
+    attach::check_bus_id(&args.server.server(&args.remote)?, &args.bus_id)?;
     let mut host = host::system()?;
     run_on(host.as_mut(), args, &Patience::default(), out)
 }
@@ -39,7 +41,7 @@ fn run_on(
     patience: &Patience,
     out: &mut dyn Write,
 ) -> Result<(), Error> {
-    let server = args.server.server(&args.remote);
+    let server = args.server.server(&args.remote)?;
     let port = attach::attach(host, &server, &args.bus_id, args.port, patience)?;
     if args.no_wait {
         writeln!(out, "{server} {} is attached to port {port}", args.bus_id)?;

@@ -35,7 +35,7 @@ pub(super) struct ListArgs {
 pub(super) fn run(args: &ListArgs, out: &mut dyn Write) -> Result<(), Error> {
     match &args.remote {
         Some(remote) => {
-            let server = args.server.server(remote);
+            let server = args.server.server(remote)?;
             let devices = attach::list(&server, &Patience::default())?;
             let listed: Vec<_> = devices.iter().map(Listed::from_remote).collect();
             let words = Words::of_server(&server, remote);

@@ -126,20 +126,42 @@ impl FamilyArgs {
 
 impl ServerArgs {
     /// The server `remote`: a name or an address, with `:PORT` behind it if it has its own.
-    fn server(&self, remote: &str) -> Server {
-        let (host, tcp_port) = split_port(remote).unwrap_or((remote, self.tcp_port));
-        Server { host: host.to_owned(), tcp_port, family: self.family.family() }
+    fn server(&self, remote: &str) -> Result<Server, Error> {
+        let advice = "write -r HOST or -r HOST:PORT";
+        let refused = |cause: String| Error::Usage(format!("-r {remote}: {cause}; {advice}"));
+        let (host, tcp_port) = split_port(remote).map_err(refused)?;
+        let tcp_port = tcp_port.unwrap_or(self.tcp_port);
+        if tcp_port == 0 {
+            return Err(refused("no server has TCP port 0".to_owned()));
+        }
+        Ok(Server { host: host.to_owned(), tcp_port, family: self.family.family() })
     }
 }
 
-/// Splits `host:port` and `[v6]:port`. An IPv6 address without brackets has no port.
-fn split_port(text: &str) -> Option<(&str, u16)> {
-    let (host, port) = text.rsplit_once(':')?;
-    let bracketed = host.starts_with('[') && host.ends_with(']');
-    if !bracketed && host.contains(':') {
-        return None;
+/// Splits `host`, `host:port` and `[v6]:port`. An IPv6 address without brackets has no port.
+///
+/// # Errors
+///
+/// What is wrong with the text, so that no name is looked up that cannot be one.
+fn split_port(text: &str) -> Result<(&str, Option<u16>), String> {
+    let (host, port) = match text.rsplit_once(':') {
+        Some((host, port)) if !host.contains(':') || host.ends_with(']') => (host, Some(port)),
+        _ => (text, None),
+    };
+    let port = match port.map(|port| (port, port.parse())) {
+        None => None,
+        Some((_, Ok(port))) => Some(port),
+        Some((port, Err(_))) => return Err(format!("{port:?} is no TCP port, 1 to 65535")),
+    };
+    let impossible = |letter: char| letter.is_control() || letter.is_whitespace() || letter == '/';
+    if host.is_empty() {
+        return Err("there is no name or address".to_owned());
     }
-    Some((host, port.parse().ok()?))
+    // The resolver takes a bare number for an address: 3240 for 0.0.12.168.
+    if host.contains(impossible) || host.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(format!("{host:?} is no name or address"));
+    }
+    Ok((host, port))
 }
 
 /// Runs the program with the arguments of the process.
@@ -166,10 +188,20 @@ fn own(arguments: &[OsString], out: &mut dyn Write, err: &mut dyn Write) -> u8 {
         .and_then(|matches| CommandLine::from_arg_matches(&matches));
     let line = match parsed {
         Ok(line) => line,
-        Err(error) => return refuse(&error, "usbip-fast", 2, out, err),
+        Err(error) => return refuse(&error, &program_and_command(arguments), 2, out, err),
     };
     let result = dispatch(&line, out);
     conclude("usbip-fast", result, out, err)
+}
+
+/// `usbip-fast attach` if that is the command, so that the advice is to type its `--help`.
+fn program_and_command(arguments: &[OsString]) -> String {
+    let line = CommandLine::command();
+    let mut words = arguments.iter().skip(1).filter_map(|word| word.to_str());
+    match words.find(|word| !word.starts_with('-')).and_then(|word| line.find_subcommand(word)) {
+        Some(command) => format!("usbip-fast {}", command.get_name()),
+        None => "usbip-fast".to_owned(),
+    }
 }
 
 fn dispatch(line: &CommandLine, out: &mut dyn Write) -> Result<(), Error> {
@@ -203,25 +235,34 @@ fn conclude(
         Err(Error::Reported) => Error::Reported.exit_code(),
         Err(error) => {
             // With stderr gone too there is nobody left to tell.
-            let _ = writeln!(err, "{program}: {error}");
+            let _ = writeln!(err, "{program}: {}", one_line(&error.to_string()));
             error.exit_code()
         }
     }
 }
 
+/// What was typed or came from elsewhere may hold line ends, and codes that a terminal obeys.
+fn one_line(text: &str) -> String {
+    let shown = |letter: char| match letter.is_control() {
+        true => letter.escape_default().to_string(),
+        false => letter.to_string(),
+    };
+    text.chars().map(shown).collect()
+}
+
 /// Answers a command line that names no command to run: help and version on stdout, or what is
-/// wrong with it, in one line.
+/// wrong with it, in one line. `command`: what to type before `--help`; its first word is the
+/// program's name.
 fn refuse(
     error: &clap::Error,
-    program: &str,
+    command: &str,
     usage_code: u8,
     out: &mut dyn Write,
     err: &mut dyn Write,
 ) -> u8 {
+    let program = command.split(' ').next().unwrap_or(command);
     if !error.use_stderr() {
-        // A reader that has gone away has what it wanted.
-        let _ = write!(out, "{error}").and_then(|()| out.flush());
-        return 0;
+        return conclude(program, write!(out, "{error}").map_err(Into::into), out, err);
     }
     let text = error.to_string();
     let cause: Vec<_> = text
@@ -236,7 +277,7 @@ fn refuse(
         }
         _ => cause.join(" "),
     };
-    let _ = writeln!(err, "{program}: {cause}; type: {program} --help");
+    let _ = writeln!(err, "{program}: {}; type: {command} --help", one_line(&cause));
     usage_code
 }
 
@@ -247,7 +288,10 @@ fn counted(count: usize, thing: &str) -> String {
 
 impl From<AttachError> for Error {
     fn from(error: AttachError) -> Self {
-        Self::Failed(error.to_string())
+        match error {
+            AttachError::BusId { .. } => Self::Usage(error.to_string()),
+            _ => Self::Failed(error.to_string()),
+        }
     }
 }
 

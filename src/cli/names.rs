@@ -36,7 +36,8 @@ pub(super) fn class(class: Class) -> String {
 pub(super) fn describe(vendor_id: u16, product_id: u16, own_vendor: &str, own: &str) -> String {
     let or_own = |known: Option<&'static str>, own: &str, unknown: &str| match known {
         Some(name) => name.to_owned(),
-        None if !own.is_empty() => own.to_owned(),
+        // What a device says of itself may hold codes that a terminal obeys.
+        None if !own.is_empty() => own.chars().filter(|letter| !letter.is_control()).collect(),
         None => unknown.to_owned(),
     };
     format!(
@@ -56,6 +57,7 @@ mod tests {
         assert_eq!(zero, "Netchip Technology, Inc. : Linux-USB \"Gadget Zero\"");
         let private = describe(0x0525, 0xfff0, "", "Board");
         assert_eq!(private, "Netchip Technology, Inc. : Board");
+        assert_eq!(describe(0xfff0, 1, "a\x1b[2Jb", "c\n"), "a[2Jb : c");
         assert_eq!(describe(0xfff0, 1, "", ""), "unknown vendor : unknown product");
     }
 

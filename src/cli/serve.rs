@@ -21,7 +21,8 @@ pub(super) struct ServeArgs {
     /// Export the device with this bus id, as `list -l` shows it; repeatable
     #[arg(short, long = "busid", value_name = "BUSID")]
     bus_ids: Vec<String>,
-    /// Listen at this address or name, HOST:PORT allowed; repeatable [default: 127.0.0.1]
+    /// Listen at this address or name, HOST:PORT allowed; repeatable [default: 127.0.0.1;
+    /// called as usbipd: every address]
     #[arg(long, value_name = "ADDR")]
     listen: Vec<String>,
     /// Let these addresses connect, such as 192.168.0.0/16; repeatable
@@ -87,8 +88,15 @@ fn start(args: &ServeArgs, config: ServeConfig) -> Result<(), Error> {
     // The background changes nothing about what a relative path means, but say it fully anyway:
     // the file is removed at the end by the same path.
     let pid_file = args.pid.as_deref().map(std::path::absolute).transpose()?;
-    if args.daemon {
+    if let Some(path) = &pid_file {
+        PidFile::check(path)?;
+    }
+    // In the background nobody would see that an address is taken, and the pid file of the server
+    // that has it must stay.
+    if args.daemon || pid_file.is_some() {
         try_to_listen(&config)?;
+    }
+    if args.daemon {
         process::go_to_background()
             .map_err(|error| Error::Failed(format!("cannot go to the background: {error}")))?;
     }
@@ -96,11 +104,9 @@ fn start(args: &ServeArgs, config: ServeConfig) -> Result<(), Error> {
     crate::serve::run(&config)
 }
 
-/// In the background nobody would see that an address is taken.
 fn try_to_listen(config: &ServeConfig) -> Result<(), Error> {
-    for address in &config.listen {
-        TcpListener::bind(address)
-            .map_err(|error| Error::Failed(format!("cannot listen at {address}: {error}")))?;
+    for &address in &config.listen {
+        TcpListener::bind(address).map_err(|error| crate::serve::cannot_listen(address, &error))?;
     }
     Ok(())
 }
@@ -157,9 +163,11 @@ impl ServeArgs {
     }
 
     fn resolve(&self, text: &str) -> Result<Vec<SocketAddr>, Error> {
-        let (host, port) = split_port(text).unwrap_or((text, self.at.tcp_port));
-        let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
         let advice = "write ADDR:PORT, such as --listen 127.0.0.1:3240";
+        let (host, port) = split_port(text)
+            .map_err(|cause| Error::Usage(format!("--listen {text}: {cause}; {advice}")))?;
+        let port = port.unwrap_or(self.at.tcp_port);
+        let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
         let found = (host, port)
             .to_socket_addrs()
             .map_err(|error| Error::Usage(format!("--listen {text}: {error}; {advice}")))?;
@@ -178,6 +186,35 @@ impl ServeArgs {
 struct PidFile(PathBuf);
 
 impl PidFile {
+    /// What is there already may be replaced only if it looks like a pid file whose process is
+    /// over: a slip must cost nobody a file.
+    fn check(path: &Path) -> Result<(), Error> {
+        let text = match std::fs::read(path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(Error::Failed(cannot_write(path, &error))),
+        };
+        let words = String::from_utf8_lossy(&text);
+        let words = words.trim();
+        if words.is_empty() {
+            return Ok(());
+        }
+        let shown = path.display();
+        let Ok(pid) = words.parse::<u32>() else {
+            return Err(Error::Failed(format!(
+                "{shown} is there and holds no process id; name another file with -PFILE"
+            )));
+        };
+        // Without /proc nobody can tell, and a stale file must not stop a server.
+        if Path::new("/proc").join(pid.to_string()).exists() && pid != std::process::id() {
+            return Err(Error::Failed(format!(
+                "{shown} belongs to process {pid}, which runs; type: kill {pid}, or name another \
+                 file with -PFILE"
+            )));
+        }
+        Ok(())
+    }
+
     fn write(path: PathBuf) -> Result<Self, Error> {
         std::fs::write(&path, format!("{}\n", std::process::id()))
             .map_err(|error| Error::Failed(cannot_write(&path, &error)))?;
@@ -187,6 +224,11 @@ impl PidFile {
 
 impl Drop for PidFile {
     fn drop(&mut self) {
+        let own = std::process::id().to_string();
+        if std::fs::read_to_string(&self.0).is_ok_and(|text| text.trim() != own) {
+            // Somebody else's by now.
+            return;
+        }
         if let Err(error) = std::fs::remove_file(&self.0) {
             tracing::warn!(path = %self.0.display(), %error, "the pid file could not be removed");
         }
@@ -300,5 +342,27 @@ mod tests {
         assert_eq!(text, format!("{}\n", std::process::id()));
         drop(file);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_pid_file_costs_nobody_a_file() {
+        let path = std::env::temp_dir().join(format!("pid-check-{}", std::process::id()));
+        let refused = |text: &str| {
+            std::fs::write(&path, text).expect("written");
+            let error = PidFile::check(&path).err().map(|error| error.to_string());
+            assert_eq!(std::fs::read_to_string(&path).expect("still there"), text);
+            error
+        };
+        assert!(refused("a letter").is_some_and(|text| text.contains("holds no process id")));
+        let parent = format!("{}\n", std::os::unix::process::parent_id());
+        assert!(refused(&parent).is_some_and(|text| text.contains("which runs")));
+        assert_eq!(refused("4294967295\n"), None, "the process is over");
+        assert_eq!(refused(""), None);
+        let file = PidFile::write(path.clone()).expect("written");
+        std::fs::write(&path, parent).expect("another server took it");
+        drop(file);
+        assert!(path.exists(), "it belongs to another server");
+        std::fs::remove_file(&path).expect("there");
+        assert!(PidFile::check(&path).is_ok());
     }
 }

@@ -36,6 +36,14 @@ fn wrong_usage_is_two_and_one_line() {
         "usbip-fast torture",
         "usbip-fast list -l --log-format xml",
         "usbip-fast man nothing",
+        "usbip-fast serve -b ../../etc",
+        "usbip-fast serve --simulate zero --listen 3240",
+        "usbip-fast serve --simulate zero --listen 127.0.0.1:99999",
+        "usbip-fast list -r 127.0.0.1:99999",
+        "usbip-fast list -r 127.0.0.1 -t 0",
+        "usbip-fast list -r usbip://127.0.0.1",
+        "usbip-fast bench -r :3240 -b 1-1",
+        "usbip-fast attach -r 127.0.0.1: -b 1-1",
     ] {
         let (code, out, err) = call(line);
         assert_eq!(code, 2, "{line}: {err}");
@@ -49,6 +57,10 @@ fn wrong_usage_is_two_and_one_line() {
 fn missing_arguments_are_named() {
     let (_, _, err) = call("usbip-fast attach -r host");
     assert!(err.contains("--busid <BUSID>"), "{err}");
+    assert!(err.contains("type: usbip-fast attach --help"), "{err}");
+    let (_, _, err) = call("usbip-fast -v list");
+    assert!(err.contains("type: usbip-fast list --help"), "{err}");
+    let (_, _, err) = call("usbip-fast nothing");
     assert!(err.contains("type: usbip-fast --help"), "{err}");
     let (_, _, err) = call("usbip-fast serve --simulate zero --listen 0.0.0.0:3240");
     assert!(err.contains("add --allow CIDR"), "{err}");
@@ -63,7 +75,7 @@ fn failures_are_one_and_one_line() {
         assert!(out.is_empty(), "{line}");
         assert_eq!(err.lines().count(), 1, "{line}: {err}");
         assert!(err.contains("127.0.0.1:1"), "{line}: {err}");
-        assert!(err.contains("type "), "{line}: {err}");
+        assert!(err.contains("; type"), "{line}: {err}");
     }
 }
 
@@ -148,12 +160,54 @@ fn local_lists_are_never_an_error() {
 
 #[test]
 fn ports_are_split_off_names_and_addresses() {
-    assert_eq!(split_port("pi:99"), Some(("pi", 99)));
-    assert_eq!(split_port("[::1]:99"), Some(("[::1]", 99)));
-    assert_eq!(split_port("pi"), None);
-    assert_eq!(split_port("::1"), None);
-    assert_eq!(split_port("[::1]"), None);
-    assert_eq!(split_port("pi:http"), None);
+    assert_eq!(split_port("pi:99"), Ok(("pi", Some(99))));
+    assert_eq!(split_port("[::1]:99"), Ok(("[::1]", Some(99))));
+    for alone in ["pi", "::1", "[::1]", "fe80::1%eth0", "10.0.0.1"] {
+        assert_eq!(split_port(alone), Ok((alone, None)));
+    }
+    for bad in ["", ":99", "pi:http", "pi:", "pi:65536", "3240", "a b", "a\nb", "usbip://pi/1-1"] {
+        assert!(split_port(bad).is_err(), "{bad}");
+    }
+}
+
+#[test]
+fn a_failure_is_one_line_whatever_was_typed() {
+    for words in [
+        ["usbip-fast", "attach", "-r", "a\nb", "-b", "1-1"],
+        ["usbip-fast", "bench", "-r", "127.0.0.1", "-b", "\x1b[2J\n"],
+        ["usbip-fast", "bench", "-r", "127.0.0.1", "-b", ""],
+        ["usbip-fast", "serve", "--simulate", "zero\n", "-b", "1-1"],
+        ["usbip-fast", "list", "-l", "x\ny\x1b[2J", "--json", "-v"],
+    ] {
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        assert_eq!(run(&words.map(OsString::from), &mut out, &mut err), 2, "{words:?}");
+        let err = String::from_utf8(err).expect("text");
+        assert_eq!(err.lines().count(), 1, "{err:?}");
+        assert!(!err.trim_end().contains(char::is_control), "{err:?}");
+    }
+}
+
+/// A disk that is full.
+struct Full;
+
+impl Write for Full {
+    fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+        Err(io::ErrorKind::StorageFull.into())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn help_that_cannot_be_written_is_a_failure() {
+    for line in ["usbip-fast --help", "usbip-fast --version", "usbip --help", "usbipd -v"] {
+        let words: Vec<_> = line.split(' ').map(OsString::from).collect();
+        let mut err = Vec::new();
+        assert_eq!(run(&words, &mut Full, &mut err), 1, "{line}");
+        assert!(!err.is_empty(), "{line}");
+    }
 }
 
 #[test]

@@ -9,6 +9,7 @@ pub mod session;
 pub mod table;
 mod watch;
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
@@ -128,6 +129,13 @@ fn add_simulated(exports: &mut Exports, simulate: &[String]) -> Result<(), Error
 /// The devices of this machine that the command line names, those not there yet included.
 fn add_real(exports: &mut Exports, config: &ServeConfig) -> Result<Vec<Watched>, Error> {
     let mut watched = Vec::new();
+    if !config.bus_ids.is_empty() && !process::is_superuser() {
+        // A rule of udev may allow it all the same, so this is no reason to end.
+        tracing::warn!(
+            "not root: if devices cannot be taken when they are asked for, type the command again \
+             behind sudo"
+        );
+    }
     for bus_id in &config.bus_ids {
         exports.add_place(bus_id).map_err(named_twice)?;
         let seen = real::presence(bus_id);
@@ -145,15 +153,33 @@ fn add_real(exports: &mut Exports, config: &ServeConfig) -> Result<Vec<Watched>,
 fn listen(addresses: &[SocketAddr]) -> Result<Vec<Handle>, Error> {
     let mut listeners = Vec::new();
     for &address in addresses {
-        let listener = socket::listen(address, BACKLOG).map_err(|error| {
-            let advice = format!("usbip-fast serve --listen {}:PORT", address.ip());
-            Error::with_advice(format!("cannot listen at {address}: {error}"), &advice)
-        })?;
+        let listener = socket::listen(address, BACKLOG)
+            .map_err(|error| cannot_listen(address, &error.into()))?;
         let bound = socket::local_address(&listener).unwrap_or(address);
         tracing::info!("listening at {bound}");
         listeners.push(listener);
     }
     Ok(listeners)
+}
+
+/// Why there is no listener at `address`, and what to type.
+pub(crate) fn cannot_listen(address: SocketAddr, error: &io::Error) -> Error {
+    let port = address.port();
+    let (cause, advice) = match error.kind() {
+        io::ErrorKind::AddrInUse => (
+            "another program listens there".to_owned(),
+            format!("ss -ltnp sport = :{port}, or choose another port with -t PORT"),
+        ),
+        io::ErrorKind::AddrNotAvailable => {
+            ("this machine has no such address".to_owned(), "ip address".to_owned())
+        }
+        io::ErrorKind::PermissionDenied => (
+            format!("port {port} is for root"),
+            "the command again behind sudo, or choose a port above 1023 with -t PORT".to_owned(),
+        ),
+        _ => (error.to_string(), "ip address".to_owned()),
+    };
+    Error::with_advice(format!("cannot listen at {address}: {cause}"), &advice)
 }
 
 /// Brings up one thread per further core, then runs core 0 here.
@@ -228,8 +254,11 @@ fn start_core(index: usize, config: &ServeConfig) -> Result<(Sender<Message>, Ot
 
 fn open_reactor(config: &ServeConfig) -> Result<Box<dyn Reactor>, Error> {
     let options = Options { spin: config.busy_poll, ..Options::default() };
-    let (reactor, selection) = select::open(config.reactor.into(), &options)
-        .map_err(|error| Error::Failed(error.to_string()))?;
+    let opened = select::open(config.reactor.into(), &options);
+    let (reactor, selection) = opened.map_err(|error| match config.reactor {
+        ReactorChoice::Auto => Error::Failed(error.to_string()),
+        _ => Error::Failed(format!("{error}; or type: --reactor auto")),
+    })?;
     tracing::info!("reactor: {selection}");
     Ok(reactor)
 }

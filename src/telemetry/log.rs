@@ -30,9 +30,15 @@ pub const fn level(verbose: u8, quiet: u8) -> LevelFilter {
 
 /// Starts the log of this process. Colour only on a terminal whose user did not decline it
 /// (`NO_COLOR`). A second call changes nothing.
+///
+/// A line that cannot be written is lost and nothing else happens: told on stderr, as the library
+/// would, the loss of stderr itself ends the process, and a server must outlive its terminal.
 pub fn start(level: LevelFilter, format: LogFormat) {
     let colour = stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    let builder = tracing_subscriber::fmt().with_max_level(level).with_writer(stderr);
+    let builder = tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(stderr)
+        .log_internal_errors(false);
     let result = match format {
         LogFormat::Text => builder.with_ansi(colour).with_target(false).try_init(),
         LogFormat::Json => builder.json().flatten_event(true).try_init(),

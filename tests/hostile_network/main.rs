@@ -4,6 +4,7 @@
 #![allow(clippy::disallowed_methods, reason = "the server is a process, its peers are sockets")]
 #![allow(clippy::disallowed_types, reason = "as above")]
 
+mod log;
 mod rules;
 mod served;
 mod slow;

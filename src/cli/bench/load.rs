@@ -8,6 +8,7 @@ use super::sample::Sample;
 use super::{BenchArgs, Transfer};
 use crate::error::Error;
 use crate::host::userspace::{Client, ClientError, Done, Urb};
+use crate::limits;
 use crate::usb::descriptor::Configurations;
 use crate::usb::setup::{Setup, request};
 use crate::usb::transfer::{Direction, ISO_PACKET_BYTES, TransferType};
@@ -255,6 +256,24 @@ fn make_urb(
     }
 }
 
+/// The status of a transfer that the server has no memory for: -ENOMEM.
+const NO_MEMORY: i32 = -12;
+
 fn client_error(error: ClientError) -> Error {
+    match error {
+        ClientError::TooLong(_) => {
+            return Error::Usage(format!(
+                "{error}; type: --size {} or less",
+                limits::TRANSFER_BYTES
+            ));
+        }
+        ClientError::Transfer(NO_MEMORY) => {
+            return Error::with_advice(
+                "the server has no room for so many bytes in flight (status -12)",
+                "usbip-fast bench with a smaller --depth or --size",
+            );
+        }
+        _ => {}
+    }
     Error::with_advice(error, "usbip-fast list -r HOST, and look at the server's log")
 }

@@ -92,8 +92,11 @@ fn parse_seconds(text: &str) -> Result<f64, String> {
 
 impl BenchArgs {
     /// The server named by the arguments.
-    #[must_use]
-    pub fn server(&self) -> crate::attach::Server {
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Usage`] when the text cannot name one.
+    pub fn server(&self) -> Result<crate::attach::Server, Error> {
         self.server.server(&self.remote)
     }
 }
@@ -105,7 +108,7 @@ impl BenchArgs {
 /// When the device cannot be had, has no such endpoint, or fails a transfer.
 pub fn run(args: &BenchArgs, out: &mut dyn Write) -> Result<(), Error> {
     let choice = Choice::from(args.reactor);
-    let client = attach::client(&args.server(), &args.bus_id, choice, &Patience::default())?;
+    let client = attach::client(&args.server()?, &args.bus_id, choice, &Patience::default())?;
     let mut load = Load::new(client, args)?;
     let total = Duration::from_secs_f64(args.seconds);
     let mut progress = Progress::new(total * if args.floor { 2 } else { 1 });
