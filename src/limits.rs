@@ -50,3 +50,17 @@ pub const ARENA_BYTES: usize = 8 * SESSION_BYTES * 4;
 
 /// Most connections of a server, those that have not said what they want included.
 pub const CONNECTIONS: usize = 4096;
+
+/// Most connections of the admin socket.
+pub const ADMIN_CONNECTIONS: usize = 16;
+
+/// Longest line that the admin socket takes, in bytes: a request is a few words.
+pub const ADMIN_LINE_BYTES: usize = 4096;
+
+/// Sessions up to which a report has the buckets of its latencies, about 1 KiB for each endpoint;
+/// a report of more sessions is kept short.
+pub const ADMIN_BUCKET_SESSIONS: usize = 64;
+
+/// Longest line that a client of the admin socket takes, in bytes: the report of as many sessions
+/// as there may be connections.
+pub const ADMIN_REPLY_BYTES: usize = 32 * 1024 * 1024;

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use usbip_fast_native::{Arena, Block, Handle, Interest};
 
-use super::{Completed, Device, DeviceState, Remains};
+use super::{Completed, Device, DeviceState, Remains, StreamReport};
 use crate::usb::errno;
 use crate::usb::isochronous::{self, PacketDescriptor};
 use crate::usb::setup::{Setup, StandardRequest};
@@ -354,6 +354,14 @@ impl Device for Faulty {
     fn handle_ready(&mut self, events: u32, now: Duration) {
         self.inner.handle_ready(events, now);
         self.tick(now);
+    }
+
+    fn stream_report(&self, address: u8) -> StreamReport {
+        self.inner.stream_report(address)
+    }
+
+    fn busy_time(&self, now: Duration) -> Duration {
+        self.inner.busy_time(now)
     }
 
     fn handle_doorbell(&mut self, now: Duration) {

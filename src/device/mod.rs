@@ -77,6 +77,19 @@ pub trait Device {
         let _ = (events, now);
     }
 
+    /// What the device knows of the isochronous stream at an endpoint address in this session.
+    fn stream_report(&self, address: u8) -> StreamReport {
+        let _ = address;
+        StreamReport::default()
+    }
+
+    /// Time in this session during which a request (an alternate setting, a reset, the end of a
+    /// URB) has kept the device from all others.
+    fn busy_time(&self, now: Duration) -> Duration {
+        let _ = now;
+        Duration::ZERO
+    }
+
     /// The core's doorbell was rung: results of the helper thread may be there.
     fn handle_doorbell(&mut self, now: Duration) {
         let _ = now;
@@ -108,6 +121,15 @@ pub enum DeviceState {
     Closed,
     /// It could not be opened; the text says why, for people. Nothing is held.
     Failed(String),
+}
+
+/// How an isochronous stream has fared, as only the device can tell.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StreamReport {
+    /// Packets whose (micro)frame was past when they came.
+    pub late: u64,
+    /// (Micro)frames of the running stream for which there was no packet.
+    pub missed: u64,
 }
 
 /// A finished URB and its memory.

@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use usbip_fast_native::{Arena, Block, Completion, Handle, Op, Outcome, Piece, Reactor, Token};
 
-use crate::device::{Device, DeviceState, Remains};
+use crate::device::{Device, DeviceState, Remains, StreamReport};
 use crate::limits;
 use crate::serve::table::Key;
 use crate::session::ReceiveSize;
 use crate::session::exporter::{Counters, Exporter, SessionEnd, Transmit};
+use crate::telemetry::meter::{self, Meter};
+use crate::telemetry::report::SessionReport;
 use crate::usb::endpoint::EndpointMap;
 use crate::usb::identity::DeviceDescription;
 use crate::wire::op;
@@ -48,9 +50,11 @@ pub struct Session {
     key: Key,
     peer: SocketAddr,
     bus_id: String,
+    about: About,
     socket: Handle,
     device: Box<dyn Device>,
     exporter: Exporter<Block>,
+    meter: Meter,
     phase: Phase,
     started: Duration,
     receive_buffer: Option<Block>,
@@ -61,6 +65,13 @@ pub struct Session {
     receiving: bool,
     sending: bool,
     polling: bool,
+}
+
+/// What is told about the device.
+struct About {
+    vendor: u16,
+    product: u16,
+    name: String,
 }
 
 /// Where a session is in its life.
@@ -109,9 +120,15 @@ impl Session {
             key,
             peer,
             bus_id: description.bus_id.clone(),
+            about: About {
+                vendor: description.vendor,
+                product: description.product,
+                name: description.product_name.clone(),
+            },
             socket,
             device,
             exporter: Exporter::new(description.device_id(), endpoints),
+            meter: Meter::default(),
             phase: Phase::Opening { reply: Box::new(op::import_reply(description)) },
             started: now,
             receive_buffer: None,
@@ -129,7 +146,7 @@ impl Session {
     pub fn handle(&mut self, completion: Completion, io: &mut Io<'_>) {
         match completion.token.kind() {
             kind::RECEIVE => self.handle_received(completion, io),
-            kind::SEND => self.handle_sent(completion),
+            kind::SEND => self.handle_sent(completion, io.now),
             kind::DEVICE => {
                 self.polling = false;
                 if let Ok(Outcome::Ready(events)) = completion.result {
@@ -167,6 +184,7 @@ impl Session {
         if let Phase::Closing { .. } = self.phase {
             self.continue_closing(io);
         }
+        self.meter.turn_ended(io.now);
         more
     }
 
@@ -210,6 +228,46 @@ impl Session {
         }
     }
 
+    /// What the session has done so far, for people. Allocates: on request only.
+    #[must_use]
+    pub fn report(&self, core: usize, now: Duration) -> SessionReport {
+        let counters = self.exporter.counters();
+        let mut endpoints = self.meter.endpoints();
+        for endpoint in &mut endpoints {
+            let StreamReport { late, missed } = self.device.stream_report(endpoint.address);
+            (endpoint.late, endpoint.missed) = (late, missed);
+        }
+        let state = match self.phase {
+            Phase::Opening { .. } => "opening",
+            Phase::Running => "running",
+            Phase::Closing { .. } | Phase::Closed => "closing",
+        };
+        SessionReport {
+            bus_id: self.bus_id.clone(),
+            vendor_id: format!("{:04x}", self.about.vendor),
+            product_id: format!("{:04x}", self.about.product),
+            name: self.about.name.clone(),
+            peer: self.peer.to_string(),
+            core,
+            uptime_us: meter::micros(now.saturating_sub(self.started)),
+            state: state.to_owned(),
+            urbs: counters.urbs,
+            refused: counters.refused,
+            unlinks: counters.unlinks,
+            received_bytes: self.meter.received_bytes(),
+            sent_bytes: self.meter.sent_bytes(),
+            send_blocked_us: meter::micros(self.meter.send_blocked(now)),
+            device_busy_us: meter::micros(self.device.busy_time(now)),
+            endpoints,
+        }
+    }
+
+    /// What the session has done so far.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        self.exporter.counters()
+    }
+
     fn token(&self, kind: u8) -> Token {
         Token::new(kind, self.key.generation, self.key.index)
     }
@@ -243,6 +301,7 @@ impl Session {
 
     fn exchange_with_device(&mut self, io: &mut Io<'_>) -> bool {
         while let Some((submission, block)) = self.exporter.poll_submission() {
+            self.meter.submitted(&submission, io.now);
             self.device.submit(submission, block, io.now);
         }
         while let Some(slot) = self.exporter.poll_cancel() {
@@ -250,6 +309,7 @@ impl Session {
         }
         for _ in 0..REAP_BUDGET {
             let Some(completed) = self.device.poll(io.now) else { return false };
+            self.meter.finished(&completed.finished, io.now);
             self.exporter.handle_finished(completed.finished, completed.block);
         }
         true
@@ -291,6 +351,7 @@ impl Session {
             self.exporter.stop(SessionEnd::Network(error.to_string()));
             0
         });
+        self.meter.received(count);
         let (lent, buffer) = completion.into_received();
         let direct = lent.as_ref().map_or(0, |piece| piece.range.len()).min(count);
         let Self { exporter, device, .. } = self;
@@ -313,6 +374,7 @@ impl Session {
         let Some(mut buffer) = buffer else { return self.stop("no memory for a send buffer") };
         let room = &mut buffer.as_mut()[..limits::SEND_BUFFER_BYTES];
         let Transmit { buffered, block, .. } = self.exporter.poll_transmit(room);
+        self.meter.answered(self.exporter.answered());
         let large = block.map(|(block, range)| Piece { block, range });
         if buffered == 0 {
             self.send_buffer = Some(buffer);
@@ -338,13 +400,15 @@ impl Session {
     fn send(&mut self, pieces: [Option<Piece>; 2], io: &mut Io<'_>) {
         assert!(!self.sending, "one send in flight per connection");
         self.sending = true;
+        self.meter.send_begins(io.now);
         let socket = self.socket.clone();
         io.reactor.submit(Op::Send { socket, pieces }, self.token(kind::SEND));
     }
 
-    fn handle_sent(&mut self, completion: Completion) {
+    fn handle_sent(&mut self, completion: Completion, now: Duration) {
         self.sending = false;
-        let mut count = match completion.moved() {
+        let moved = completion.moved();
+        let mut count = match moved {
             Ok(count) => count,
             Err(error) => {
                 self.exporter.stop(SessionEnd::Network(error.to_string()));
@@ -363,6 +427,7 @@ impl Session {
                 self.keep_send_buffer(piece.block);
             }
         }
+        self.meter.send_ended(moved.unwrap_or(0), rest[0].is_none(), now);
         self.unsent = rest;
     }
 

@@ -58,6 +58,8 @@ pub struct Exporter<B> {
     device_gone: bool,
     end: Option<SessionEnd>,
     counters: Counters,
+    /// Slots of the URBs whose answers the last transmit has.
+    answered: Vec<u32>,
 }
 
 /// What a session has done so far; the numbers only grow.
@@ -67,6 +69,8 @@ pub struct Counters {
     pub urbs: u64,
     /// URBs answered with a status other than 0, unlinked ones not counted.
     pub errors: u64,
+    /// URBs answered without the device: it is gone, a limit, no such endpoint, a bad request.
+    pub refused: u64,
     /// CMD_UNLINKs.
     pub unlinks: u64,
     /// Payload bytes from the peer.
@@ -100,6 +104,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Exporter<B> {
             device_gone: false,
             end: None,
             counters: Counters::default(),
+            answered: Vec::new(),
         }
     }
 
