@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use usbip_fast_native::{Arena, Block, Handle, Interest};
 
-use super::{Completed, Device, DeviceState, Remains, StreamReport};
+use super::{Completed, Device, DeviceState, Remains};
 use crate::usb::errno;
 use crate::usb::isochronous::{self, PacketDescriptor};
 use crate::usb::setup::{Setup, StandardRequest};
@@ -356,8 +356,8 @@ impl Device for Faulty {
         self.tick(now);
     }
 
-    fn stream_report(&self, address: u8) -> StreamReport {
-        self.inner.stream_report(address)
+    fn missed(&self, address: u8) -> Option<u64> {
+        self.inner.missed(address)
     }
 
     fn busy_time(&self, now: Duration) -> Duration {

@@ -77,10 +77,12 @@ pub trait Device {
         let _ = (events, now);
     }
 
-    /// What the device knows of the isochronous stream at an endpoint address in this session.
-    fn stream_report(&self, address: u8) -> StreamReport {
+    /// (Micro)frames of running isochronous streams at this endpoint address for which there was no
+    /// packet, since the device was opened. `None` if the device cannot tell: then the session
+    /// takes the time in which the device had nothing.
+    fn missed(&self, address: u8) -> Option<u64> {
         let _ = address;
-        StreamReport::default()
+        None
     }
 
     /// Time in this session during which a request (an alternate setting, a reset, the end of a
@@ -121,15 +123,6 @@ pub enum DeviceState {
     Closed,
     /// It could not be opened; the text says why, for people. Nothing is held.
     Failed(String),
-}
-
-/// How an isochronous stream has fared, as only the device can tell.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct StreamReport {
-    /// Packets whose (micro)frame was past when they came.
-    pub late: u64,
-    /// (Micro)frames of the running stream for which there was no packet.
-    pub missed: u64,
 }
 
 /// A finished URB and its memory.

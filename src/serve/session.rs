@@ -5,15 +5,17 @@ use std::time::Duration;
 
 use usbip_fast_native::{Arena, Block, Completion, Handle, Op, Outcome, Piece, Reactor, Token};
 
-use crate::device::{Device, DeviceState, Remains, StreamReport};
+use crate::device::{Device, DeviceState, Remains};
 use crate::limits;
 use crate::serve::table::Key;
 use crate::session::ReceiveSize;
 use crate::session::exporter::{Counters, Exporter, SessionEnd, Transmit};
 use crate::telemetry::meter::{self, Meter};
-use crate::telemetry::report::SessionReport;
+use crate::telemetry::report::{EndpointReport, SessionReport};
 use crate::usb::endpoint::EndpointMap;
 use crate::usb::identity::DeviceDescription;
+use crate::usb::speed::Speed;
+use crate::usb::transfer::Direction;
 use crate::wire::op;
 
 /// Kinds of the tokens of connections; the index is the connection's place on its core.
@@ -71,6 +73,7 @@ pub struct Session {
 struct About {
     vendor: u16,
     product: u16,
+    speed: Speed,
     name: String,
 }
 
@@ -123,6 +126,7 @@ impl Session {
             about: About {
                 vendor: description.vendor,
                 product: description.product,
+                speed: description.speed,
                 name: description.product_name.clone(),
             },
             socket,
@@ -233,9 +237,9 @@ impl Session {
     pub fn report(&self, core: usize, now: Duration) -> SessionReport {
         let counters = self.exporter.counters();
         let mut endpoints = self.meter.endpoints();
-        for endpoint in &mut endpoints {
-            let StreamReport { late, missed } = self.device.stream_report(endpoint.address);
-            (endpoint.late, endpoint.missed) = (late, missed);
+        for endpoint in endpoints.iter_mut().filter(|endpoint| endpoint.kind == "isochronous") {
+            let known = self.device.missed(endpoint.address);
+            endpoint.missed = known.unwrap_or_else(|| self.intervals_dry(endpoint));
         }
         let state = match self.phase {
             Phase::Opening { .. } => "opening",
@@ -260,6 +264,15 @@ impl Session {
             device_busy_us: meter::micros(self.device.busy_time(now)),
             endpoints,
         }
+    }
+
+    /// Whole service intervals for which an isochronous endpoint had no URB.
+    fn intervals_dry(&self, endpoint: &EndpointReport) -> u64 {
+        let (number, is_in) = (endpoint.address & 0x0f, endpoint.address & 0x80 != 0);
+        let direction = if is_in { Direction::In } else { Direction::Out };
+        let info = self.exporter.endpoints().info(number, direction);
+        let interval = info.map(|info| info.isochronous_interval(self.about.speed));
+        interval.map_or(0, |interval| endpoint.dry_us / meter::micros(interval))
     }
 
     /// What the session has done so far.
@@ -309,7 +322,7 @@ impl Session {
         }
         for _ in 0..REAP_BUDGET {
             let Some(completed) = self.device.poll(io.now) else { return false };
-            self.meter.finished(&completed.finished, io.now);
+            self.meter.finished(&completed.finished, completed.block.as_ref(), io.now);
             self.exporter.handle_finished(completed.finished, completed.block);
         }
         true

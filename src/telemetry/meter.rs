@@ -8,8 +8,11 @@ use std::time::Duration;
 
 use crate::telemetry::histogram::Histogram;
 use crate::telemetry::report::{EndpointReport, ErrorReport};
-use crate::usb::errno::{ECONNRESET, ENOENT, EPIPE, EREMOTEIO, ESHUTDOWN};
-use crate::usb::transfer::{Direction, Finished, Submission, TransferType};
+use crate::usb::errno::{ECONNRESET, ENOENT, EPIPE, EREMOTEIO, ESHUTDOWN, EXDEV};
+use crate::usb::isochronous;
+use crate::usb::transfer::{
+    BUFFER_OFFSET, Direction, Finished, ISO_PACKET_BYTES, Submission, TransferType,
+};
 
 /// A periodic endpoint without a URB for longer than this was stopped, not starved.
 const STREAM_GAP: Duration = Duration::from_millis(100);
@@ -53,6 +56,7 @@ struct EndpointMeter {
     bytes_in: u64,
     bytes_out: u64,
     errors: ErrorReport,
+    late: u64,
     in_flight: u64,
     in_flight_max: u64,
     low_water: LowWater,
@@ -64,6 +68,9 @@ struct EndpointMeter {
 #[derive(Clone, Copy, Debug, Default)]
 struct LowWater {
     mark: Option<u64>,
+    /// How often nothing was left, and how long.
+    dry: u64,
+    dry_time: Duration,
     /// Fewest left by the ends since the last beginning. Counts when the stream goes on: that it
     /// runs dry at its end is no sign of anything.
     left: Option<(u64, Duration)>,
@@ -75,6 +82,10 @@ impl LowWater {
             && now.saturating_sub(last) <= STREAM_GAP
         {
             self.mark = Some(self.mark.map_or(left, |mark| mark.min(left)));
+            if left == 0 {
+                self.dry += 1;
+                self.dry_time += now.saturating_sub(last);
+            }
         }
     }
 
@@ -102,12 +113,15 @@ impl Meter {
         }
     }
 
-    /// The device has finished a URB.
-    pub fn finished(&mut self, finished: &Finished, now: Duration) {
+    /// The device has finished a URB; `block` is its memory.
+    pub fn finished(&mut self, finished: &Finished, block: &[u8], now: Duration) {
         let urb = self.urbs.get(finished.slot as usize).copied().flatten();
         let urb = urb.expect("a device returns URBs that it was given");
         let endpoint = &mut self.endpoints[usize::from(urb.place)];
         endpoint.finished(finished, &urb);
+        if finished.error_count > 0 && finished.status == 0 {
+            endpoint.late += late_packets(&urb, block);
+        }
         endpoint.device_latency.record(micros(now.saturating_sub(urb.since)));
         let was_stopped = matches!(-finished.status, ECONNRESET | ENOENT | ESHUTDOWN);
         if endpoint.is_periodic() && !was_stopped {
@@ -175,7 +189,7 @@ impl Meter {
         self.blocked + running.map_or(Duration::ZERO, |since| now.saturating_sub(since))
     }
 
-    /// The endpoints by number and direction; late and missed packets are the device's to tell.
+    /// The endpoints by number and direction; what was missed is the device's to tell.
     #[must_use]
     pub fn endpoints(&self) -> Vec<EndpointReport> {
         let used = self.places.iter().filter_map(|place| place.checked_sub(1));
@@ -209,6 +223,7 @@ impl EndpointMeter {
             bytes_in: 0,
             bytes_out: 0,
             errors: ErrorReport::default(),
+            late: 0,
             in_flight: 0,
             in_flight_max: 0,
             low_water: LowWater::default(),
@@ -256,8 +271,10 @@ impl EndpointMeter {
             bytes_in: self.bytes_in,
             bytes_out: self.bytes_out,
             errors: self.errors,
-            late: 0,
+            late: self.late,
             missed: 0,
+            dry: self.low_water.dry,
+            dry_us: micros(self.low_water.dry_time),
             in_flight: self.in_flight,
             in_flight_max: self.in_flight_max,
             in_flight_low: self.low_water.mark,
@@ -265,6 +282,14 @@ impl EndpointMeter {
             answer_latency_us: (&self.answer_latency).into(),
         }
     }
+}
+
+/// Packets that missed their (micro)frame.
+fn late_packets(urb: &Metered, block: &[u8]) -> u64 {
+    let start = BUFFER_OFFSET + urb.length as usize;
+    let end = start + urb.packets as usize * ISO_PACKET_BYTES;
+    let packets = block.get(start..end).map_or(&[][..], isochronous::packets);
+    packets.iter().filter(|packet| packet.status.get() == -EXDEV).count() as u64
 }
 
 /// Whole microseconds.
@@ -276,7 +301,7 @@ pub const fn micros(duration: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::usb::transfer::TransferFlags;
+    use crate::usb::transfer::{TransferFlags, block_bytes};
 
     fn at(milliseconds: u64) -> Duration {
         Duration::from_millis(milliseconds)
@@ -312,25 +337,41 @@ mod tests {
             meter.submitted(&iso(slot), at(0));
         }
         assert_eq!(only(&meter).in_flight_low, None, "nothing has ended");
-        meter.finished(&done(0, 0), at(1));
+        meter.finished(&done(0, 0), &[], at(1));
         assert_eq!(only(&meter).in_flight_low, None, "it may be the end");
         meter.submitted(&iso(0), at(2));
         assert_eq!(only(&meter).in_flight_low, Some(3));
-        meter.finished(&done(1, 0), at(3));
-        meter.finished(&done(2, 0), at(3));
+        meter.finished(&done(1, 0), &[], at(3));
+        meter.finished(&done(2, 0), &[], at(3));
         meter.submitted(&iso(1), at(3));
         assert_eq!(only(&meter).in_flight_low, Some(2));
         // The stream is stopped: what is left runs out, or is unlinked.
-        meter.finished(&done(3, 0), at(4));
-        meter.finished(&done(0, 0), at(5));
-        meter.finished(&done(1, -ECONNRESET), at(5));
+        meter.finished(&done(3, 0), &[], at(4));
+        meter.finished(&done(0, 0), &[], at(5));
+        meter.finished(&done(1, -ECONNRESET), &[], at(5));
         meter.submitted(&iso(0), at(500));
         let report = only(&meter);
         assert_eq!((report.in_flight_low, report.in_flight, report.in_flight_max), (Some(2), 1, 4));
         // A stream that ran dry and went on at once was starved.
-        meter.finished(&done(0, 0), at(501));
+        meter.finished(&done(0, 0), &[], at(501));
         meter.submitted(&iso(0), at(502));
-        assert_eq!(only(&meter).in_flight_low, Some(0));
+        let report = only(&meter);
+        assert_eq!((report.in_flight_low, report.dry, report.dry_us), (Some(0), 1, 1000));
+    }
+
+    #[test]
+    fn late_packets_are_told_by_their_status() {
+        let mut meter = Meter::default();
+        let mut block = vec![0; block_bytes(1024, 8)];
+        let descriptors = isochronous::packets_mut(&mut block[BUFFER_OFFSET + 1024..]);
+        descriptors[1].status = (-EXDEV).into();
+        descriptors[2].status = (-EXDEV).into();
+        descriptors[3].status = (-71).into();
+        for (status, late) in [(0, 2), (-ECONNRESET, 2), (0, 4)] {
+            meter.submitted(&iso(0), at(0));
+            meter.finished(&Finished { error_count: 3, ..done(0, status) }, &block, at(0));
+            assert_eq!(only(&meter).late, late, "not those of a URB that was stopped");
+        }
     }
 
     #[test]
@@ -339,7 +380,7 @@ mod tests {
         let ends = [0, -EPIPE, -EREMOTEIO, -ECONNRESET, -71];
         for (slot, &status) in (0..).zip(&ends) {
             meter.submitted(&iso(slot), at(0));
-            meter.finished(&Finished { actual_length: 5000, ..done(slot, status) }, at(2));
+            meter.finished(&Finished { actual_length: 5000, ..done(slot, status) }, &[], at(2));
         }
         let report = only(&meter);
         assert_eq!((report.urbs, report.packets, report.bytes_in), (5, 40, 5 * 1024));
@@ -353,7 +394,7 @@ mod tests {
     fn answers_count_when_the_last_byte_has_left() {
         let mut meter = Meter::default();
         meter.submitted(&iso(0), at(0));
-        meter.finished(&done(0, 0), at(1));
+        meter.finished(&done(0, 0), &[], at(1));
         // Slot 7 was refused: the meter has never heard of it.
         meter.answered(&[0, 7]);
         meter.send_begins(at(1));
@@ -378,7 +419,7 @@ mod tests {
             let kind = TransferType::Control;
             let submission = Submission { kind, direction, endpoint: 0, packets: 0, ..iso(slot) };
             meter.submitted(&submission, at(0));
-            meter.finished(&Finished { error_count: 0, ..done(slot, 0) }, at(0));
+            meter.finished(&Finished { error_count: 0, ..done(slot, 0) }, &[], at(0));
         }
         let report = only(&meter);
         assert_eq!((report.address, report.urbs), (0, 2));

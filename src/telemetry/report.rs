@@ -123,10 +123,17 @@ pub struct EndpointReport {
     pub bytes_out: u64,
     /// How those ended that did not end well.
     pub errors: ErrorReport,
-    /// Isochronous packets that came too late for their (micro)frame.
+    /// Isochronous packets that came too late for their (micro)frame: those that end with -18
+    /// (EXDEV) in a URB that was not stopped.
     pub late: u64,
-    /// (Micro)frames of a running isochronous stream for which the device had no packet.
+    /// (Micro)frames of a running isochronous stream for which the device had no packet. A
+    /// simulated device counts them; of a real one it is the time in which it had no URB, so a
+    /// lower bound.
     pub missed: u64,
+    /// Periodic endpoints: how often the device was left without a URB while the stream went on.
+    pub dry: u64,
+    /// How long it was, in sum.
+    pub dry_us: u64,
     /// URBs that the device has now.
     pub in_flight: u64,
     /// Most that it had.

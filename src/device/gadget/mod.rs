@@ -39,7 +39,7 @@ pub use self::function::{Answer, Change, Function, Stall, Then, Transfer};
 pub use self::options::OptionError;
 pub use self::pace::{Pace, UnknownPace};
 
-use super::{Completed, Device, DeviceState, Remains, StreamReport};
+use super::{Completed, Device, DeviceState, Remains};
 use crate::usb::errno;
 use crate::usb::setup::Setup;
 use crate::usb::transfer::{Direction, Submission, TransferType};
@@ -61,8 +61,8 @@ pub struct Gadget<F> {
     /// `demand`: when the loop has to turn for what is queued.
     demanded: Option<Duration>,
     counters: Arc<StreamCounters>,
-    /// Of this session, by endpoint; other settings do not reset them.
-    streams: [StreamReport; 32],
+    /// Intervals missed in this session, by endpoint; a change of setting keeps them.
+    missed: [u64; 32],
 }
 
 /// Counters of the isochronous streams of a device, over all its sessions; they only grow.
@@ -150,7 +150,7 @@ impl<F: Function> Gadget<F> {
             descriptors,
             demanded: None,
             counters,
-            streams: [StreamReport::default(); 32],
+            missed: [0; 32],
         };
         gadget.activate_endpoints();
         gadget
@@ -402,8 +402,8 @@ impl<F: Function + Send + 'static> Device for Gadget<F> {
         }
     }
 
-    fn stream_report(&self, address: u8) -> StreamReport {
-        self.streams[endpoint_index(address)]
+    fn missed(&self, address: u8) -> Option<u64> {
+        Some(self.missed[endpoint_index(address)])
     }
 
     /// Resets the device: what waits comes back with -104, halts end, the first configuration is

@@ -46,7 +46,7 @@ impl<F: Function> Gadget<F> {
             let missed = (bus_ns - endpoint.next_ns) / info.interval_ns + 1;
             if urb.submission.flags.iso_asap {
                 self.counters.miss(missed);
-                self.streams[index].missed += missed;
+                self.missed[index] += missed;
                 endpoint.next_ns += missed * info.interval_ns;
             } else {
                 // The schedule goes on where it stopped: these packets come too late.
@@ -83,7 +83,6 @@ impl<F: Function> Gadget<F> {
             let next_ns = &mut endpoint.next_ns;
             let packets = transact::packets(&mut self.function, info, urb, next_ns, bus_ns);
             self.counters.count(packets);
-            self.streams[index].late += packets.missed;
             if !packets.finished {
                 return progress;
             }

@@ -121,6 +121,12 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Exporter<B> {
         self.counters
     }
 
+    /// The endpoints, as the device has last been told.
+    #[must_use]
+    pub fn endpoints(&self) -> &EndpointMap {
+        &self.endpoints
+    }
+
     /// URBs taken from the peer and not yet answered.
     #[must_use]
     pub fn outstanding(&self) -> usize {
