@@ -16,8 +16,10 @@ use usbip_fast::attach::{self, Patience, Server};
 use usbip_fast::device::gadget::zero::WRITE_BUFFER;
 use usbip_fast::host::userspace::Client;
 use usbip_fast::reactor::select::Choice;
+use usbip_fast::serve::admin::place;
 use usbip_fast::usb::setup::Setup;
 use usbip_fast_native::client::Family;
+use usbip_fast_native::local::{LocalError, LocalListener};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -302,4 +304,21 @@ fn a_path_in_use_is_refused_and_none_means_none() {
     assert_eq!(without.admin, None);
     without.child.kill().expect("it runs");
     without.child.wait().expect("it ends");
+}
+
+#[test]
+fn servers_of_one_user_have_names_of_their_own() {
+    let folder = Folder::new("names");
+    let listen = ["127.0.0.1:3241".parse().expect("an address")];
+    let open = || place::open_in(&folder.0.join("sockets"), &listen);
+    let name = |listener: &LocalListener| {
+        listener.path().file_name().and_then(|name| name.to_str()).expect("text").to_owned()
+    };
+    let first = open().expect("free");
+    let (second, third) = (open().expect("free"), open().expect("free"));
+    let by_process = format!("serve-pid-{}.sock", std::process::id());
+    assert_eq!([&first, &second, &third].map(name), ["serve.sock", "serve-3241.sock", &by_process]);
+    assert!(matches!(open(), Err(LocalError::InUse)));
+    drop(first);
+    assert_eq!(name(&open().expect("free again")), "serve.sock");
 }

@@ -37,7 +37,7 @@ pub fn open(choice: &AdminChoice, listen: &[SocketAddr]) -> Result<Option<LocalL
 }
 
 fn open_default(folder: &Path, listen: &[SocketAddr]) -> Option<LocalListener> {
-    match local::prepare_folder(folder).and_then(|()| open_in(folder, listen)) {
+    match open_in(folder, listen) {
         Ok(listener) => Some(listener),
         Err(error) => {
             let at = folder.display();
@@ -47,7 +47,14 @@ fn open_default(folder: &Path, listen: &[SocketAddr]) -> Option<LocalListener> {
     }
 }
 
-fn open_in(folder: &Path, listen: &[SocketAddr]) -> Result<LocalListener, LocalError> {
+/// Opens the admin socket of a server in `folder`, which is made if it is not there, under the first
+/// name that no other server has.
+///
+/// # Errors
+///
+/// When the folder is not this user's alone, or no name is left.
+pub fn open_in(folder: &Path, listen: &[SocketAddr]) -> Result<LocalListener, LocalError> {
+    local::prepare_folder(folder)?;
     local::sweep(folder);
     let mut names = vec![FIRST_NAME.to_owned()];
     names.extend(listen.iter().map(|address| format!("serve-{}.sock", address.port())));
