@@ -2,6 +2,7 @@
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::fmt;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -29,10 +30,12 @@ pub struct ServeConfig {
     pub busy_poll: Duration,
     /// Take devices even when this machine visibly needs them.
     pub force: bool,
+    /// Where the commands of this machine reach the server.
+    pub admin: AdminChoice,
 }
 
 impl Default for ServeConfig {
-    /// Nothing to export, at the standard port of this machine, on one core.
+    /// Nothing to export, at the standard port of this machine, on one core, without admin socket.
     fn default() -> Self {
         Self {
             simulate: Vec::new(),
@@ -44,6 +47,7 @@ impl Default for ServeConfig {
             realtime: false,
             busy_poll: Duration::ZERO,
             force: false,
+            admin: AdminChoice::Off,
         }
     }
 }
@@ -118,6 +122,18 @@ pub enum ReactorChoice {
     Epoll,
     /// kqueue (macOS).
     Kqueue,
+}
+
+/// Where the admin socket of a server is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum AdminChoice {
+    /// Where the commands look for it; without it if that place cannot be had.
+    Usual,
+    /// At this path, or fail.
+    At(PathBuf),
+    /// Nowhere.
+    #[default]
+    Off,
 }
 
 /// A range of addresses: `192.168.0.0/16`, `fd00::/8`, or one address.

@@ -58,3 +58,17 @@ pub const CONNECTIONS: usize = 4096;
 /// Most bytes of a peer that are read and thrown away once its connection is over, so that our last
 /// answers are not destroyed by a reset: a few bulk URBs that it had sent before it could know.
 pub const FAREWELL_BYTES: usize = 1024 * 1024;
+
+/// Most connections of the admin socket.
+pub const ADMIN_CONNECTIONS: usize = 16;
+
+/// Longest line that the admin socket takes, in bytes: a request is a few words.
+pub const ADMIN_LINE_BYTES: usize = 4096;
+
+/// Sessions up to which a report has the buckets of its latencies, about 1 KiB for each endpoint;
+/// a report of more sessions is kept short.
+pub const ADMIN_BUCKET_SESSIONS: usize = 64;
+
+/// Longest line that a client of the admin socket takes, in bytes: the report of as many sessions
+/// as there may be connections.
+pub const ADMIN_REPLY_BYTES: usize = 32 * 1024 * 1024;

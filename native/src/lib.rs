@@ -25,6 +25,7 @@ pub mod clock;
 pub mod contract;
 pub mod doorbell;
 pub mod handle;
+pub mod local;
 pub mod op;
 pub mod process;
 pub mod reactor;

@@ -52,6 +52,12 @@ pub fn raise_descriptor_limit(count: u64) -> Result<u64, OsError> {
     Ok(wanted)
 }
 
+/// The number of this process.
+#[must_use]
+pub fn id() -> u32 {
+    std::process::id()
+}
+
 /// Whether the process has the rights of the superuser.
 #[must_use]
 pub fn is_superuser() -> bool {

@@ -236,7 +236,7 @@ fn family(address: &SocketAddr) -> c_int {
     if address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 }
 }
 
-fn open(family: c_int) -> Result<Handle, OsError> {
+pub(crate) fn open(family: c_int) -> Result<Handle, OsError> {
     // SAFETY: socket touches no memory of ours.
     let fd = unsafe { libc::socket(family, libc::SOCK_STREAM | CREATION_FLAGS, 0) };
     check(fd)?;

@@ -34,6 +34,7 @@ mod local;
 mod names;
 mod port;
 mod serve;
+mod stats;
 mod stock;
 pub mod torture;
 
@@ -60,6 +61,7 @@ enum Command {
     Man(documents::ManArgs),
     Port(port::PortArgs),
     Serve(serve::ServeArgs),
+    Stats(stats::StatsArgs),
     Torture(torture::TortureArgs),
 }
 
@@ -217,6 +219,7 @@ fn dispatch(line: &CommandLine, out: &mut dyn Write) -> Result<(), Error> {
         Command::Man(args) => documents::man(args, CommandLine::command(), out),
         Command::Port(args) => port::run(args, out),
         Command::Serve(args) => serve::run(args),
+        Command::Stats(args) => stats::run(args, out),
         Command::Torture(args) => torture::run(args, out),
     }
 }

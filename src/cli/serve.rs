@@ -9,7 +9,7 @@ use usbip_fast_native::client::Family;
 use usbip_fast_native::process;
 
 use super::{ServerArgs, split_port};
-use crate::config::{Cidr, ReactorChoice, ServeConfig};
+use crate::config::{AdminChoice, Cidr, ReactorChoice, ServeConfig};
 use crate::error::Error;
 
 /// Export USB devices of this machine, or simulated ones
@@ -44,6 +44,10 @@ pub(super) struct ServeArgs {
     /// Take devices even if this machine visibly needs them
     #[arg(long)]
     force: bool,
+    /// Where `stats` reaches this server: a path, or none [default: /run/usbip-fast/serve.sock for
+    /// root, else $XDG_RUNTIME_DIR/usbip-fast/serve.sock]
+    #[arg(long, value_name = "PATH")]
+    admin: Option<PathBuf>,
     /// Go on in the background
     #[arg(short = 'D', long)]
     daemon: bool,
@@ -159,6 +163,17 @@ impl ServeArgs {
             realtime: self.realtime,
             busy_poll: Duration::from_micros(self.busy_poll.unwrap_or(0)),
             force: self.force,
+            admin: self.admin_choice()?,
+        })
+    }
+
+    fn admin_choice(&self) -> Result<AdminChoice, Error> {
+        Ok(match &self.admin {
+            None => AdminChoice::Usual,
+            Some(path) if path.as_os_str() == "none" => AdminChoice::Off,
+            // In the background a relative path would still mean this folder, but the log should
+            // name a path that can be typed anywhere.
+            Some(path) => AdminChoice::At(std::path::absolute(path)?),
         })
     }
 
@@ -316,6 +331,14 @@ mod tests {
         assert_eq!(args.at.tcp_port, 7);
         let args = self::args("-P");
         assert_eq!(args.pid.as_deref(), Some(Path::new("/var/run/usbipd.pid")));
+    }
+
+    #[test]
+    fn the_admin_socket_can_be_placed_or_declined() {
+        let choice = |line| args(line).config().expect("good").admin;
+        assert_eq!(choice("-b 1-1"), AdminChoice::Usual);
+        assert_eq!(choice("-b 1-1 --admin none"), AdminChoice::Off);
+        assert_eq!(choice("-b 1-1 --admin /x/y.sock"), AdminChoice::At("/x/y.sock".into()));
     }
 
     #[test]

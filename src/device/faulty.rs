@@ -356,6 +356,14 @@ impl Device for Faulty {
         self.tick(now);
     }
 
+    fn missed(&self, address: u8) -> Option<u64> {
+        self.inner.missed(address)
+    }
+
+    fn busy_time(&self, now: Duration) -> Duration {
+        self.inner.busy_time(now)
+    }
+
     fn handle_doorbell(&mut self, now: Duration) {
         self.inner.handle_doorbell(now);
         self.tick(now);

@@ -77,6 +77,21 @@ pub trait Device {
         let _ = (events, now);
     }
 
+    /// (Micro)frames of running isochronous streams at this endpoint address for which there was no
+    /// packet, since the device was opened. `None` if the device cannot tell: then the session
+    /// takes the time in which the device had nothing.
+    fn missed(&self, address: u8) -> Option<u64> {
+        let _ = address;
+        None
+    }
+
+    /// Time in this session during which a request (an alternate setting, a reset, the end of a
+    /// URB) has kept the device from all others.
+    fn busy_time(&self, now: Duration) -> Duration {
+        let _ = now;
+        Duration::ZERO
+    }
+
     /// The core's doorbell was rung: results of the helper thread may be there.
     fn handle_doorbell(&mut self, now: Duration) {
         let _ = now;

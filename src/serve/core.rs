@@ -1,5 +1,7 @@
 //! One core of the server: its connections, and on core 0 the door and the exports.
 
+mod report;
+
 use std::collections::{BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -7,15 +9,18 @@ use std::time::Duration;
 
 use usbip_fast_native::{Arena, Completion, Doorbell, Handle, Outcome, Reactor};
 
+use self::report::Past;
 use crate::device::{Export, Opener, Remains};
 use crate::limits;
 use crate::reactor::mailbox::{Receiver, Sender};
 use crate::reactor::turn::{self, Next};
+use crate::serve::admin;
 use crate::serve::door::{self, Door};
 use crate::serve::greeting::{Greeting, Progress};
 use crate::serve::session::{Epitaph, Io, Session, kind};
 use crate::serve::table::{Key, Table};
 use crate::session::handshake::Request;
+use crate::telemetry::report::{CoreReport, SessionReport};
 use crate::usb::identity::DeviceDescription;
 use crate::wire::op;
 
@@ -38,6 +43,20 @@ pub enum Message {
         bus_id: String,
         /// What goes back to the export.
         remains: Remains,
+    },
+    /// To a core other than 0: figures are asked for.
+    Report {
+        /// Names the question.
+        round: u64,
+    },
+    /// To core 0: the figures of a core.
+    Reported {
+        /// From the question.
+        round: u64,
+        /// The core.
+        report: Box<CoreReport>,
+        /// Its sessions.
+        sessions: Vec<SessionReport>,
     },
     /// To all cores: end the sessions, then stop.
     Stop,
@@ -88,6 +107,11 @@ pub struct Core {
     /// Messages sent to other cores.
     messages: u64,
     stopping: bool,
+    /// When the core has begun to run.
+    started: Option<Duration>,
+    /// Core 0 asks for figures, by this number.
+    report_wanted: Option<u64>,
+    past: Past,
 }
 
 enum Connection {
@@ -113,6 +137,9 @@ impl Core {
             unsent: VecDeque::new(),
             messages: 0,
             stopping: false,
+            started: None,
+            report_wanted: None,
+            past: Past::default(),
         }
     }
 
@@ -277,6 +304,10 @@ impl Core {
                     let export = export.map(|export| export as Box<dyn Export>);
                     self.door_mut().exports.replace(&bus_id, export);
                 }
+                Message::Report { round } => self.report_wanted = Some(round),
+                Message::Reported { round, report, sessions } => {
+                    self.handle_report(round, *report, sessions);
+                }
                 Message::Stop => self.stop_sessions(),
                 Message::Stopped => self.door_mut().core_stopped(),
             }
@@ -321,6 +352,7 @@ impl Core {
         };
         let epitaph = session.into_epitaph(now);
         log_end(&epitaph);
+        self.past.add(&epitaph.counters);
         let Epitaph { bus_id, remains, .. } = epitaph;
         match &mut self.door {
             Some(door) => door.session_ended(self.index, &bus_id, remains),
@@ -367,7 +399,7 @@ impl Core {
     fn is_done(&mut self, reactor: &mut dyn Reactor, now: Duration) -> bool {
         if let Some(door) = &mut self.door {
             if door.wants_to_stop() && !self.stopping {
-                door.close(reactor);
+                door.close(&mut Io { reactor, arena: &self.arena, now });
                 self.stop_sessions();
                 for core in 1..self.cores.len() {
                     self.unsent.push_back((core, Message::Stop));
@@ -402,6 +434,9 @@ impl turn::Core for Core {
 
     fn handle(&mut self, completion: Completion, reactor: &mut dyn Reactor, now: Duration) {
         let token = completion.token;
+        if token.kind() >= admin::kind::FIRST {
+            return self.handle_admin(completion, reactor, now);
+        }
         if token.kind() >= door::kind::FIRST {
             return self.handle_door(completion, reactor, now);
         }
@@ -419,6 +454,7 @@ impl turn::Core for Core {
     }
 
     fn settle(&mut self, rung: bool, reactor: &mut dyn Reactor, now: Duration) -> Next {
+        self.started.get_or_insert(now);
         if rung {
             self.read_mail(now);
         }
@@ -429,6 +465,7 @@ impl turn::Core for Core {
             door.handle_deadline(reactor, now);
         }
         let more = self.settle_sessions(rung, reactor, now);
+        self.settle_reports(reactor, now);
         if self.is_done(reactor, now) {
             return Next::Stop;
         }

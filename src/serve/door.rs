@@ -4,12 +4,14 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use usbip_fast_native::signal::{self, Signal};
-use usbip_fast_native::{Handle, Interest, Op, OsError, Reactor, Token};
+use usbip_fast_native::{Handle, Interest, Op, OsError, Reactor, Token, socket};
 
 use crate::config::ServeConfig;
 use crate::device::Remains;
 use crate::limits;
+use crate::serve::admin::Admin;
 use crate::serve::exports::Exports;
+use crate::serve::session::Io;
 
 /// Kinds of the door's tokens; the index is the listener's number.
 pub mod kind {
@@ -34,6 +36,8 @@ pub struct Door {
     config: ServeConfig,
     /// What is exported, and who has it.
     pub exports: Exports,
+    /// The commands of this machine, unless they were declined.
+    pub admin: Option<Admin>,
     /// Sessions by core.
     load: Vec<usize>,
     stopped_cores: usize,
@@ -56,6 +60,7 @@ impl Door {
         signals: signal::Signals,
         config: &ServeConfig,
         exports: Exports,
+        admin: Option<Admin>,
     ) -> Self {
         let listeners =
             listeners.into_iter().map(|handle| Listener { handle, accepting: false }).collect();
@@ -64,6 +69,7 @@ impl Door {
             signals,
             config: config.clone(),
             exports,
+            admin,
             load: vec![0; config.cores],
             stopped_cores: 0,
             started: false,
@@ -135,7 +141,9 @@ impl Door {
     /// When [`handle_deadline`](Self::handle_deadline) is due.
     #[must_use]
     pub fn deadline(&self) -> Option<Duration> {
-        self.stop.map(|since| since + STOP_TIMEOUT).or(self.paused_until)
+        let own = self.stop.map(|since| since + STOP_TIMEOUT).or(self.paused_until);
+        let admin = self.admin.as_ref().and_then(Admin::deadline);
+        own.into_iter().chain(admin).min()
     }
 
     /// Ends the rest of the listeners.
@@ -172,11 +180,14 @@ impl Door {
     }
 
     /// Stops listening.
-    pub fn close(&self, reactor: &mut dyn Reactor) {
+    pub fn close(&mut self, io: &mut Io<'_>) {
         for (index, listener) in (0..).zip(&self.listeners) {
             if listener.accepting {
-                reactor.cancel(Token::new(kind::ACCEPT, 0, index));
+                io.reactor.cancel(Token::new(kind::ACCEPT, 0, index));
             }
+        }
+        if let Some(admin) = &mut self.admin {
+            admin.close(io);
         }
     }
 
@@ -186,6 +197,7 @@ impl Door {
         self.exports.held() == 0
             && self.stopped_cores + 1 == cores
             && self.listeners.iter().all(|listener| !listener.accepting)
+            && self.admin.as_ref().is_none_or(Admin::is_empty)
     }
 
     /// Whether the time to stop is over.
@@ -198,6 +210,13 @@ impl Door {
     #[must_use]
     pub fn was_cut_short(&self) -> bool {
         self.exports.held() > 0
+    }
+
+    /// Where it listens, for people.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<String> {
+        let bound = self.listeners.iter().map(|of| socket::local_address(&of.handle));
+        bound.flatten().map(|address| address.to_string()).collect()
     }
 
     fn accept_all(&mut self, reactor: &mut dyn Reactor) {

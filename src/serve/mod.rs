@@ -1,5 +1,6 @@
 //! The server: cores, the door, sessions, put together.
 
+pub mod admin;
 mod core;
 mod door;
 mod exports;
@@ -27,6 +28,7 @@ use crate::limits;
 use crate::reactor::mailbox::{self, Receiver, Sender};
 use crate::reactor::{select, turn};
 
+use self::admin::Admin;
 use self::core::{Core, CoreSetup, Message};
 use self::door::Door;
 use self::exports::Exports;
@@ -78,6 +80,8 @@ fn start(exports: Exports, watched: Vec<Watched>, config: &ServeConfig) -> Resul
         take_realtime(config.cores)?;
     }
     let listeners = listen(&config.listen)?;
+    let bound: Vec<_> = listeners.iter().flat_map(socket::local_address).collect();
+    let admin = admin::place::open(&config.admin, &bound)?.map(Admin::new);
     let signals = signal::Signals::catch()
         .map_err(|error| Error::Failed(format!("signals cannot be awaited: {error}")))?;
     for device in exports.all() {
@@ -89,7 +93,7 @@ fn start(exports: Exports, watched: Vec<Watched>, config: &ServeConfig) -> Resul
             device.product_name
         );
     }
-    let door = Door::new(listeners, signals, config, exports);
+    let door = Door::new(listeners, signals, config, exports, admin);
     run_cores(config, door, watched)
 }
 

@@ -11,8 +11,12 @@ use crate::serve::farewell::Farewell;
 use crate::serve::table::Key;
 use crate::session::ReceiveSize;
 use crate::session::exporter::{Counters, Exporter, SessionEnd, Transmit};
+use crate::telemetry::meter::{self, Meter};
+use crate::telemetry::report::{EndpointReport, SessionReport};
 use crate::usb::endpoint::EndpointMap;
 use crate::usb::identity::DeviceDescription;
+use crate::usb::speed::Speed;
+use crate::usb::transfer::Direction;
 use crate::wire::op;
 
 /// Kinds of the tokens of connections; the index is the connection's place on its core.
@@ -49,9 +53,11 @@ pub struct Session {
     key: Key,
     peer: SocketAddr,
     bus_id: String,
+    about: About,
     socket: Handle,
     device: Box<dyn Device>,
     exporter: Exporter<Block>,
+    meter: Meter,
     phase: Phase,
     started: Duration,
     receive_buffer: Option<Block>,
@@ -62,6 +68,14 @@ pub struct Session {
     receiving: bool,
     sending: bool,
     polling: bool,
+}
+
+/// What is told about the device.
+struct About {
+    vendor: u16,
+    product: u16,
+    speed: Speed,
+    name: String,
 }
 
 /// Where a session is in its life.
@@ -110,9 +124,16 @@ impl Session {
             key,
             peer,
             bus_id: description.bus_id.clone(),
+            about: About {
+                vendor: description.vendor,
+                product: description.product,
+                speed: description.speed,
+                name: description.product_name.clone(),
+            },
             socket,
             device,
             exporter: Exporter::new(description.device_id(), endpoints),
+            meter: Meter::default(),
             phase: Phase::Opening { reply: Box::new(op::import_reply(description)) },
             started: now,
             receive_buffer: None,
@@ -138,7 +159,7 @@ impl Session {
                 }
                 _ => self.handle_received(completion, io),
             },
-            kind::SEND => self.handle_sent(completion),
+            kind::SEND => self.handle_sent(completion, io.now),
             kind::DEVICE => {
                 self.polling = false;
                 if let Ok(Outcome::Ready(events)) = completion.result {
@@ -177,6 +198,7 @@ impl Session {
         if let Phase::Closing { .. } = self.phase {
             self.continue_closing(io);
         }
+        self.meter.turn_ended(io.now);
         more
     }
 
@@ -231,6 +253,55 @@ impl Session {
         }
     }
 
+    /// What the session has done so far, for people. Allocates: on request only.
+    #[must_use]
+    pub fn report(&self, core: usize, now: Duration) -> SessionReport {
+        let counters = self.exporter.counters();
+        let mut endpoints = self.meter.endpoints();
+        for endpoint in endpoints.iter_mut().filter(|endpoint| endpoint.kind == "isochronous") {
+            let known = self.device.missed(endpoint.address);
+            endpoint.missed = known.unwrap_or_else(|| self.intervals_dry(endpoint));
+        }
+        let state = match self.phase {
+            Phase::Opening { .. } => "opening",
+            Phase::Running => "running",
+            Phase::Closing { .. } | Phase::Closed => "closing",
+        };
+        SessionReport {
+            bus_id: self.bus_id.clone(),
+            vendor_id: format!("{:04x}", self.about.vendor),
+            product_id: format!("{:04x}", self.about.product),
+            name: self.about.name.clone(),
+            peer: self.peer.to_string(),
+            core,
+            uptime_us: meter::micros(now.saturating_sub(self.started)),
+            state: state.to_owned(),
+            urbs: counters.urbs,
+            refused: counters.refused,
+            unlinks: counters.unlinks,
+            received_bytes: self.meter.received_bytes(),
+            sent_bytes: self.meter.sent_bytes(),
+            send_blocked_us: meter::micros(self.meter.send_blocked(now)),
+            device_busy_us: meter::micros(self.device.busy_time(now)),
+            endpoints,
+        }
+    }
+
+    /// Whole service intervals for which an isochronous endpoint had no URB.
+    fn intervals_dry(&self, endpoint: &EndpointReport) -> u64 {
+        let (number, is_in) = (endpoint.address & 0x0f, endpoint.address & 0x80 != 0);
+        let direction = if is_in { Direction::In } else { Direction::Out };
+        let info = self.exporter.endpoints().info(number, direction);
+        let interval = info.map(|info| info.isochronous_interval(self.about.speed));
+        interval.map_or(0, |interval| endpoint.dry_us / meter::micros(interval))
+    }
+
+    /// What the session has done so far.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        self.exporter.counters()
+    }
+
     fn token(&self, kind: u8) -> Token {
         Token::new(kind, self.key.generation, self.key.index)
     }
@@ -264,6 +335,7 @@ impl Session {
 
     fn exchange_with_device(&mut self, io: &mut Io<'_>) -> bool {
         while let Some((submission, block)) = self.exporter.poll_submission() {
+            self.meter.submitted(&submission, io.now);
             self.device.submit(submission, block, io.now);
         }
         while let Some(slot) = self.exporter.poll_cancel() {
@@ -271,6 +343,7 @@ impl Session {
         }
         for _ in 0..REAP_BUDGET {
             let Some(completed) = self.device.poll(io.now) else { return false };
+            self.meter.finished(&completed.finished, completed.block.as_ref(), io.now);
             self.exporter.handle_finished(completed.finished, completed.block);
         }
         true
@@ -312,6 +385,7 @@ impl Session {
             self.exporter.stop(SessionEnd::Network(error.to_string()));
             0
         });
+        self.meter.received(count);
         let (lent, buffer) = completion.into_received();
         let direct = lent.as_ref().map_or(0, |piece| piece.range.len()).min(count);
         let Self { exporter, device, .. } = self;
@@ -337,6 +411,7 @@ impl Session {
         let Transmit { buffered, block, .. } = self.exporter.poll_transmit(room);
         // Only what is queued behind it waits for this send.
         let quiet = !self.exporter.has_transmit();
+        self.meter.answered(self.exporter.answered());
         let large = block.map(|(block, range)| Piece { block, range });
         if buffered == 0 {
             self.send_buffer = Some(buffer);
@@ -362,13 +437,15 @@ impl Session {
     fn send(&mut self, pieces: [Option<Piece>; 2], quiet: bool, io: &mut Io<'_>) {
         assert!(!self.sending, "one send in flight per connection");
         self.sending = true;
+        self.meter.send_begins(io.now);
         let socket = self.socket.clone();
         io.reactor.submit(Op::Send { socket, pieces, quiet }, self.token(kind::SEND));
     }
 
-    fn handle_sent(&mut self, completion: Completion) {
+    fn handle_sent(&mut self, completion: Completion, now: Duration) {
         self.sending = false;
-        let mut count = match completion.moved() {
+        let moved = completion.moved();
+        let mut count = match moved {
             Ok(count) => count,
             Err(error) => {
                 self.exporter.stop(SessionEnd::Network(error.to_string()));
@@ -387,6 +464,7 @@ impl Session {
                 self.keep_send_buffer(piece.block);
             }
         }
+        self.meter.send_ended(moved.unwrap_or(0), rest[0].is_none(), now);
         self.unsent = rest;
     }
 

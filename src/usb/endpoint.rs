@@ -1,6 +1,9 @@
 //! Which endpoints a device has at present, by number and direction.
 
+use std::time::Duration;
+
 use crate::usb::descriptor::{Configurations, DeviceDescriptor, EndpointDescriptor, Setting};
+use crate::usb::speed::Speed;
 use crate::usb::transfer::{Direction, TransferType};
 
 /// What is known of one endpoint.
@@ -34,6 +37,17 @@ impl EndpointInfo {
     #[must_use]
     pub fn packet_bytes(&self) -> u32 {
         u32::from(self.max_packet_size) * u32::from(self.burst) * u32::from(self.multiplier)
+    }
+
+    /// Time between two packets of an isochronous endpoint of a device at this speed: bInterval is
+    /// an exponent, of frames up to full speed and of microframes above (USB 2.0 §9.6.6).
+    #[must_use]
+    pub fn isochronous_interval(&self, speed: Speed) -> Duration {
+        let frame_us = match speed {
+            Speed::Unknown | Speed::Low | Speed::Full => 1000,
+            Speed::High | Speed::Wireless | Speed::Super | Speed::SuperPlus => 125,
+        };
+        Duration::from_micros(frame_us << (self.interval.clamp(1, 16) - 1))
     }
 
     /// Its direction; that of a control endpoint is OUT and has no meaning.

@@ -61,6 +61,8 @@ pub struct Gadget<F> {
     /// `demand`: when the loop has to turn for what is queued.
     demanded: Option<Duration>,
     counters: Arc<StreamCounters>,
+    /// Intervals missed in this session, by endpoint; a change of setting keeps them.
+    missed: [u64; 32],
 }
 
 /// Counters of the isochronous streams of a device, over all its sessions; they only grow.
@@ -148,6 +150,7 @@ impl<F: Function> Gadget<F> {
             descriptors,
             demanded: None,
             counters,
+            missed: [0; 32],
         };
         gadget.activate_endpoints();
         gadget
@@ -397,6 +400,10 @@ impl<F: Function + Send + 'static> Device for Gadget<F> {
             }
             Pace::Clock(_) => self.catch_up(now),
         }
+    }
+
+    fn missed(&self, address: u8) -> Option<u64> {
+        Some(self.missed[endpoint_index(address)])
     }
 
     /// Resets the device: what waits comes back with -104, halts end, the first configuration is

@@ -46,6 +46,7 @@ impl<F: Function> Gadget<F> {
             let missed = (bus_ns - endpoint.next_ns) / info.interval_ns + 1;
             if urb.submission.flags.iso_asap {
                 self.counters.miss(missed);
+                self.missed[index] += missed;
                 endpoint.next_ns += missed * info.interval_ns;
             } else {
                 // The schedule goes on where it stopped: these packets come too late.

@@ -175,9 +175,10 @@ impl<U: Urbs> Machine<U> {
         self.busy = None;
     }
 
-    /// Time during which the helper had the node, in sum.
-    pub fn busy_time(&self) -> Duration {
-        self.busy_time
+    /// Time during which the helper had the node, in sum, up to `now`.
+    pub fn busy_time(&self, now: Duration) -> Duration {
+        let since = self.busy.as_ref().and_then(|busy| busy.since);
+        self.busy_time + since.map_or(Duration::ZERO, |since| now.saturating_sub(since))
     }
 
     /// Neither with the kernel nor waiting is any URB.

@@ -164,7 +164,7 @@ impl UsbfsDevice {
         tracing::debug!(
             device = %self.bus_id,
             calls = queue.system_calls(),
-            busy_ms = self.machine.busy_time().as_millis(),
+            busy_ms = self.machine.busy_time(Duration::ZERO).as_millis(),
             "given back"
         );
         drop(queue);
@@ -234,6 +234,10 @@ impl Device for UsbfsDevice {
 
     fn handle_ready(&mut self, events: u32, now: Duration) {
         self.machine.handle_ready(events & HUNG_UP != 0, now);
+    }
+
+    fn busy_time(&self, now: Duration) -> Duration {
+        self.machine.busy_time(now)
     }
 
     fn handle_doorbell(&mut self, now: Duration) {

@@ -66,6 +66,8 @@ pub struct Exporter<B> {
     device_gone: Option<Duration>,
     end: Option<SessionEnd>,
     counters: Counters,
+    /// Slots of the URBs whose answers the last transmit has.
+    answered: Vec<u32>,
 }
 
 /// What a session has done so far; the numbers only grow.
@@ -75,6 +77,8 @@ pub struct Counters {
     pub urbs: u64,
     /// URBs answered with a status other than 0, unlinked ones not counted.
     pub errors: u64,
+    /// URBs answered without the device: it is gone, a limit, no such endpoint, a bad request.
+    pub refused: u64,
     /// CMD_UNLINKs.
     pub unlinks: u64,
     /// Payload bytes from the peer.
@@ -108,6 +112,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Exporter<B> {
             device_gone: None,
             end: None,
             counters: Counters::default(),
+            answered: Vec::new(),
         }
     }
 
@@ -122,6 +127,12 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Exporter<B> {
     #[must_use]
     pub fn counters(&self) -> Counters {
         self.counters
+    }
+
+    /// The endpoints, as the device has last been told.
+    #[must_use]
+    pub fn endpoints(&self) -> &EndpointMap {
+        &self.endpoints
     }
 
     /// URBs taken from the peer and not yet answered.

@@ -327,6 +327,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Exporter<B> {
     /// Answers a URB that never reaches the device.
     fn answer_refused(&mut self, slot: u32, status: i32) {
         self.counters.urbs += 1;
+        self.counters.refused += 1;
         let urb = self.urbs.get_mut(slot).expect("a refused URB is in the table");
         let UrbState::Receiving(mut block) = std::mem::replace(&mut urb.state, UrbState::InFlight)
         else {

@@ -33,6 +33,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Exporter<B> {
     /// has periodic URBs out. Call when no send is in flight; the answers count as given then.
     pub fn poll_transmit(&mut self, buffer: &mut [u8]) -> Transmit<B> {
         let mut transmit = Transmit { buffered: 0, block: None, pdus: 0 };
+        self.answered.clear();
         if self.end.is_some() {
             return transmit;
         }
@@ -62,6 +63,13 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Exporter<B> {
         transmit
     }
 
+    /// The slots of the URBs whose answers the last [`poll_transmit`](Self::poll_transmit) gave.
+    /// They are free for others from the next [`handle_received`](Self::handle_received) on.
+    #[must_use]
+    pub fn answered(&self) -> &[u32] {
+        &self.answered
+    }
+
     /// Whether [`poll_transmit`](Self::poll_transmit) would give something.
     #[must_use]
     pub fn has_transmit(&self) -> bool {
@@ -84,6 +92,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Exporter<B> {
 
     fn take_large(&mut self, reply: Reply) -> (B, Range<usize>) {
         let Reply::Submit(slot) = reply else { unreachable!("only an answer with data is large") };
+        self.answered.push(slot);
         let UrbState::Done(Answer::Encoded(block, range)) = self.retire(slot).state else {
             unreachable!("only an answer with data is large")
         };
@@ -97,6 +106,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Exporter<B> {
             }
             Reply::Submit(slot) => slot,
         };
+        self.answered.push(slot);
         let UrbState::Done(answer) = self.retire(slot).state else {
             unreachable!("a queued answer is done")
         };
