@@ -27,7 +27,9 @@ pub mod device;
 pub mod error;
 #[cfg(any(target_os = "linux", target_os = "macos"))]
 pub mod host;
+pub mod ledger;
 pub mod limits;
+pub mod network;
 #[cfg(any(target_os = "linux", target_os = "macos"))]
 pub mod reactor;
 #[cfg(any(target_os = "linux", target_os = "macos"))]

@@ -50,3 +50,6 @@ pub const ARENA_BYTES: usize = 8 * SESSION_BYTES * 4;
 
 /// Most connections of a server, those that have not said what they want included.
 pub const CONNECTIONS: usize = 4096;
+
+/// Longest rule that names devices, in bytes.
+pub const RULE_BYTES: usize = 4096;
