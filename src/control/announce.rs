@@ -48,8 +48,8 @@ impl Announcement {
         self.sequence
     }
 
-    /// The complete state. `None`: it does not fit into a frame, whatever is left out. In
-    /// [`Dialect::Lease`] it always fits: CHANGED is sent instead, and the client asks for the list.
+    /// The complete state. `None`: it does not fit into a frame, whatever is left out. For
+    /// [`Dialect::Lease`] there is always one: CHANGED instead, and the client asks for the list.
     pub fn snapshot(&self, dialect: Dialect) -> Option<Frame> {
         let cell = match dialect {
             Dialect::Lease => &self.snapshots[0],

@@ -2,8 +2,8 @@
 //! there are and who has them (control-channel.md §3).
 //!
 //! Three dialects share one preface and one version number. [`Dialect`] tells them apart,
-//! [`frame`] reads and writes frames, [`message`] what is in them; [`Publisher`] is the server's end
-//! of one connection. Bytes and the time go in, frames and events come out; no IO.
+//! [`frame`] reads and writes frames, [`message`] what is in them; [`Publisher`] is the server's
+//! end of one connection. Bytes and the time go in, frames and events come out; no IO.
 
 pub mod announce;
 pub mod frame;

@@ -17,8 +17,8 @@ pub const READ_TIMEOUT: Duration = Duration::from_secs(30);
 /// A client that does not take a frame for this long is gone.
 pub const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// After four bytes of HELLO a client that has no more to say waits for the answer, and is therefore
-/// one of [`Dialect::Plain`] (control-channel.md §3.5). Far below its own deadline of 5 s.
+/// After four bytes of HELLO a client that has no more to say waits for the answer, and is one of
+/// [`Dialect::Plain`] therefore (control-channel.md §3.5). Far below its own deadline of 5 s.
 pub const DIALECT_TIMEOUT: Duration = Duration::from_millis(250);
 
 /// Most frames that wait for a client. States beyond that are made one, where the dialect allows.

@@ -1,9 +1,9 @@
 //! The export ledger: what is exported, who has it, and what was told to those who listen.
 //!
-//! One owner, on core 0; everybody else asks by message. Every operation decides, then changes, then
-//! publishes, in one call: nobody ever sees a state that was not meant. No clock and no IO: the time
-//! is an argument, devices are what they are described as, and [`Ledger::poll_publication`] hands
-//! out what the listeners are to be told.
+//! One owner, on core 0; everybody else asks by message. Every operation decides, then changes,
+//! then publishes, in one call: nobody ever sees a state that was not meant. No clock and no IO:
+//! the time is an argument, devices are what they are described as, and
+//! [`Ledger::poll_publication`] hands out what the listeners are to be told.
 
 mod entry;
 mod lease;
@@ -109,8 +109,8 @@ impl Ledger {
         plugged
     }
 
-    /// A device is unplugged (or is no longer to be exported). One that is reserved stays listed, as
-    /// unavailable, until the reservation ends. The answer is `true` if it is gone at once.
+    /// A device is unplugged (or is no longer to be exported). One that is reserved stays listed,
+    /// as unavailable, until the reservation ends. The answer is `true` if it is gone at once.
     pub fn unplug(&mut self, bus_id: &str) -> bool {
         let Some(entry) = self.entries.get_mut(bus_id) else { return false };
         let gone = !entry.is_reserved();

@@ -74,7 +74,7 @@ impl Uevents {
         };
         let mut polls = [poll(&self.socket), poll(wake)];
         let milliseconds = c_int::try_from(patience.as_millis()).unwrap_or(c_int::MAX);
-        // SAFETY: the array is valid for its length. A signal ends the wait early, which is no harm.
+        // SAFETY: the array is valid for its length. A signal may end the wait early.
         unsafe { libc::poll(polls.as_mut_ptr(), polls.len() as libc::nfds_t, milliseconds) };
         polls[0].revents != 0
     }
