@@ -21,13 +21,17 @@ pub mod attach;
 pub mod cli;
 #[cfg(any(target_os = "linux", target_os = "macos"))]
 pub mod config;
+pub mod control;
 #[cfg(any(target_os = "linux", target_os = "macos"))]
 pub mod device;
 #[cfg(any(target_os = "linux", target_os = "macos"))]
 pub mod error;
 #[cfg(any(target_os = "linux", target_os = "macos"))]
 pub mod host;
+pub mod hotplug;
+pub mod ledger;
 pub mod limits;
+pub mod network;
 #[cfg(any(target_os = "linux", target_os = "macos"))]
 pub mod reactor;
 #[cfg(any(target_os = "linux", target_os = "macos"))]

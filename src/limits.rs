@@ -72,3 +72,6 @@ pub const ADMIN_BUCKET_SESSIONS: usize = 64;
 /// Longest line that a client of the admin socket takes, in bytes: the report of as many sessions
 /// as there may be connections.
 pub const ADMIN_REPLY_BYTES: usize = 32 * 1024 * 1024;
+
+/// Longest rule that names devices, in bytes.
+pub const RULE_BYTES: usize = 4096;

@@ -26,6 +26,7 @@ fn description(bus_id: &str) -> DeviceDescription {
     DeviceDescription {
         path: format!("/sys/bus/usb/devices/{bus_id}"),
         bus_id: bus_id.into(),
+        location: String::new(),
         bus_number: 3,
         device_number: 7,
         speed: Speed::High,

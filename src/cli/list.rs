@@ -320,6 +320,7 @@ Devices exported by pi:3241 (2 devices)
             description: DeviceDescription {
                 path: zero.path,
                 bus_id: zero.bus_id,
+                location: String::new(),
                 bus_number: 1,
                 device_number: 2,
                 speed: Speed::High,

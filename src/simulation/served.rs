@@ -399,6 +399,7 @@ fn description(shape: &Shape) -> DeviceDescription {
     DeviceDescription {
         path: "/sys/bus/usb/devices/3-9".into(),
         bus_id: "3-9".into(),
+        location: String::new(),
         bus_number: DEVICE_ID >> 16,
         device_number: DEVICE_ID & 0xffff,
         speed: Speed::High,

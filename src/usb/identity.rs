@@ -21,6 +21,9 @@ pub struct DeviceDescription {
     pub path: String,
     /// Bus id, at most 31 bytes: `1-1.2`.
     pub bus_id: String,
+    /// Where it is plugged in, the same after a restart of the machine: the controller and the
+    /// chain of ports, as `pci-0000:00:14.0-usb-0:1.2`. See [`location`].
+    pub location: String,
     /// Number of its bus.
     pub bus_number: u32,
     /// Number on its bus.
@@ -57,5 +60,44 @@ impl DeviceDescription {
     #[must_use]
     pub const fn device_id(&self) -> u32 {
         (self.bus_number << 16) | (self.device_number & 0xffff)
+    }
+}
+
+/// The place of a device from its real path in Linux's sysfs
+/// (`/sys/devices/…/CONTROLLER/usbN/…/BUSID`), in the form that udev's `ID_PATH` has. Bus numbers
+/// depend on the order in which drivers start; this does not.
+#[must_use]
+pub fn location(real_path: &str, bus_id: &str) -> String {
+    let parts = real_path.split('/');
+    let above = parts.clone().zip(parts.skip(1)).find(|(_, part)| is_root_hub(part));
+    let controller = above.map_or("unknown", |(controller, _)| controller);
+    let kind = if is_pci_address(controller) { "pci" } else { "platform" };
+    let ports = bus_id.split_once('-').map_or(bus_id, |(_, ports)| ports);
+    format!("{kind}-{controller}-usb-0:{ports}")
+}
+
+fn is_root_hub(name: &str) -> bool {
+    let number = name.strip_prefix("usb");
+    number.is_some_and(|number| !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()))
+}
+
+/// `0000:00:14.0`: domain, bus, device, function.
+fn is_pci_address(name: &str) -> bool {
+    name.len() >= 12
+        && name.bytes().filter(|&byte| byte == b':').count() == 2
+        && name.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b':' || byte == b'.')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::location;
+
+    #[test]
+    fn a_place_is_named_by_controller_and_ports() {
+        let pci = "/sys/devices/pci0000:00/0000:00:14.0/usb1/1-1/1-1.2";
+        assert_eq!(location(pci, "1-1.2"), "pci-0000:00:14.0-usb-0:1.2");
+        let dummy = "/sys/devices/platform/dummy_hcd.0/usb3/3-1";
+        assert_eq!(location(dummy, "3-1"), "platform-dummy_hcd.0-usb-0:1");
+        assert_eq!(location("/sys/devices/usbfoo/x", "7-1"), "platform-unknown-usb-0:1");
     }
 }

@@ -1,4 +1,4 @@
-//! Linux: io_uring, epoll, usbfs, vhci.
+//! Linux: io_uring, epoll, usbfs, vhci, uevents.
 
 pub(crate) mod backends;
 pub mod epoll;
@@ -9,6 +9,7 @@ pub mod refuse;
 pub(crate) mod sockets;
 pub mod sysfs;
 pub(crate) mod system;
+pub mod uevent;
 pub mod uring;
 pub mod usbfs;
 pub mod vhci;

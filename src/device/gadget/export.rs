@@ -79,6 +79,7 @@ fn describe(descriptors: &Descriptors, identity: Identity<'_>) -> DeviceDescript
     let bus_id = format!("sim-{}", identity.number);
     DeviceDescription {
         path: format!("/sys/devices/simulated/{bus_id}"),
+        location: format!("simulated-{}", identity.number),
         bus_id,
         bus_number: BUS_NUMBER,
         device_number: u32::from(identity.number),

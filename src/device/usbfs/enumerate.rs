@@ -6,7 +6,7 @@ use usbip_fast_native::OsError;
 use usbip_fast_native::linux::sysfs;
 
 use crate::usb::descriptor::{Configuration, Configurations};
-use crate::usb::identity::{Class, DeviceDescription};
+use crate::usb::identity::{Class, DeviceDescription, location};
 use crate::usb::speed::Speed;
 
 /// Where sysfs has the USB devices, by bus id.
@@ -83,9 +83,11 @@ pub(super) fn describe(tree: &impl Tree, bus_id: &str) -> Result<DeviceDescripti
     text("idVendor")?;
     let descriptors = tree.bytes(&format!("{DEVICES}/{bus_id}/descriptors")).unwrap_or_default();
     let configuration = byte("bConfigurationValue");
+    let real_path = tree.resolve(&format!("{DEVICES}/{bus_id}")).unwrap_or_default();
     Ok(DeviceDescription {
         path: format!("{DEVICES}/{bus_id}"),
         bus_id: bus_id.to_owned(),
+        location: location(&real_path, bus_id),
         bus_number: decimal("busnum"),
         device_number: decimal("devnum"),
         speed: Speed::from_sysfs(&text("speed").unwrap_or_default()),

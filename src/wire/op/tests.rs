@@ -6,6 +6,7 @@ fn device() -> DeviceDescription {
     DeviceDescription {
         path: "/sys/bus/usb/devices/1-2".into(),
         bus_id: "1-2".into(),
+        location: String::new(),
         bus_number: 3,
         device_number: 9,
         speed: Speed::High,

@@ -1,0 +1,3 @@
+//! Devices of this machine that come and go.
+
+pub mod uevent;
