@@ -33,6 +33,14 @@ pub trait Function {
     /// `data` is a zero-length packet.
     fn data_out(&mut self, transfer: &Transfer, data: &[u8]) -> Answer;
 
+    /// When a bulk endpoint that has answered [`Then::Wait`] will have something to give or room to
+    /// take without a request of the host, in bus time; later than that answer. Paces with a clock
+    /// ask again then. In the others bulk transfers know no time: there a function must not wait
+    /// for it.
+    fn ready_at(&self, _address: u8) -> Option<Duration> {
+        None
+    }
+
     /// The base has changed something below the function.
     fn changed(&mut self, change: Change);
 }
@@ -66,8 +74,8 @@ pub enum Then {
     Continue,
     /// IN: the last packet was shorter than the endpoint's size, or empty: the transfer ends.
     Short,
-    /// NAK: nothing more now. Asked again when any other transfer of the device was executed, and
-    /// at the next interval of an interrupt endpoint.
+    /// NAK: nothing more now. Asked again when any other transfer of the device was executed, at
+    /// the next interval of an interrupt endpoint, and at [`Function::ready_at`] of a bulk one.
     Wait,
     /// The endpoint halts until the host clears it.
     Stall,

@@ -1,14 +1,21 @@
 //! The text after `--simulate`: devices joined by commas, each a name and its options.
 
 use super::OptionError;
+use super::camera::{CameraExport, CameraOptions};
 use super::zero::{ZeroExport, ZeroOptions};
 use crate::device::Export;
 
 /// The devices there are: how each is called and how its options are read.
-const KINDS: &[(&str, Reader)] = &[("zero", |options| {
-    let options = ZeroOptions::parse(options)?;
-    Ok(SimulatedSpec::new(move |number| ZeroExport::zero(&options, number)))
-})];
+const KINDS: &[(&str, Reader)] = &[
+    ("zero", |options| {
+        let options = ZeroOptions::parse(options)?;
+        Ok(SimulatedSpec::new(move |number| ZeroExport::zero(&options, number)))
+    }),
+    ("camera", |options| {
+        let options = CameraOptions::parse(options)?;
+        Ok(SimulatedSpec::new(move |number| CameraExport::camera(&options, number)))
+    }),
+];
 
 type Reader = fn(&str) -> Result<SimulatedSpec, OptionError>;
 

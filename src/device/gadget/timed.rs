@@ -172,7 +172,10 @@ impl<F: Function> Gadget<F> {
                     Some(endpoint.next_ns + rest as u64 * endpoint.info?.interval_ns)
                 }
                 TransferType::Interrupt => Some(endpoint.next_ns),
-                TransferType::Bulk if endpoint.waiting => None,
+                TransferType::Bulk if endpoint.waiting => {
+                    let ready = self.function.ready_at(endpoint.info?.address)?;
+                    Some(u64::try_from(ready.as_nanos()).unwrap_or(u64::MAX))
+                }
                 TransferType::Bulk | TransferType::Control => Some((self.bulk.frame + 1) * frame),
             }
         });
