@@ -32,6 +32,7 @@ pub mod reactor;
 mod readiness;
 pub mod signal;
 pub mod socket;
+pub mod spool;
 #[cfg(any(target_os = "linux", target_os = "macos"))]
 mod table;
 

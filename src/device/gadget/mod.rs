@@ -4,9 +4,10 @@
 //! into and out of the URB's own block; nothing is allocated per URB once the queues have grown to
 //! what the client uses.
 //!
-//! [`zero`] is the Gadget Zero that Linux's USB test driver expects; [`simulate`] reads the texts
-//! of the command line.
+//! [`zero`] is the Gadget Zero that Linux's USB test driver expects; [`audio`] is a microphone and a
+//! speaker; [`simulate`] reads the texts of the command line.
 
+pub mod audio;
 mod chapter9;
 pub mod descriptors;
 mod export;
