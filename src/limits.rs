@@ -75,3 +75,10 @@ pub const ADMIN_REPLY_BYTES: usize = 32 * 1024 * 1024;
 
 /// Longest rule that names devices, in bytes.
 pub const RULE_BYTES: usize = 4096;
+
+/// Largest file that a simulated device reads whole, in bytes: 23 minutes of 48 kHz stereo.
+pub const SIMULATED_FILE_BYTES: u64 = 256 * 1024 * 1024;
+
+/// Most bytes that a simulated device has waiting for its file: at the highest rate of the sound
+/// devices (96 kHz of 8 channels of 24 bits) 29 seconds of a disk that stands still.
+pub const SIMULATED_SPOOL_BYTES: usize = 64 * 1024 * 1024;

@@ -34,6 +34,7 @@ mod readiness;
 pub mod realtime;
 pub mod signal;
 pub mod socket;
+pub mod spool;
 #[cfg(any(target_os = "linux", target_os = "macos"))]
 mod table;
 

@@ -227,13 +227,24 @@ impl ConfigurationBuilder {
 
     /// Adds an endpoint, at SuperSpeed with its companion.
     #[must_use]
-    pub fn endpoint(mut self, spec: EndpointSpec, speed: Speed) -> Self {
+    pub fn endpoint(self, spec: EndpointSpec, speed: Speed) -> Self {
+        self.endpoint_with(spec, speed, &[])
+    }
+
+    /// As [`endpoint`](Self::endpoint), its descriptor lengthened by what a class defines behind the
+    /// standard fields.
+    #[must_use]
+    pub fn endpoint_with(mut self, spec: EndpointSpec, speed: Speed, more: &[u8]) -> Self {
         let interface = self.interface.expect("an endpoint follows an interface");
         self.bytes[interface + 4] += 1;
         let (size, companion) = packet_layout(spec, speed);
         let [low, high] = size.to_le_bytes();
-        let endpoint = [7, kind::ENDPOINT, spec.address, spec.attributes, low, high, spec.interval];
-        self.raw(&endpoint).raw(companion.as_ref().map_or(&[], |found| &found[..]))
+        let length = u8::try_from(7 + more.len()).expect("a descriptor is below 256 bytes");
+        let endpoint = [kind::ENDPOINT, spec.address, spec.attributes, low, high, spec.interval];
+        self.raw(&[length])
+            .raw(&endpoint)
+            .raw(more)
+            .raw(companion.as_ref().map_or(&[], |found| &found[..]))
     }
 
     /// Adds bytes as they are: class-specific descriptors.

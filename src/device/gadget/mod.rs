@@ -4,9 +4,11 @@
 //! into and out of the URB's own block; nothing is allocated per URB once the queues have grown to
 //! what the client uses.
 //!
-//! [`zero`] is the Gadget Zero that Linux's USB test driver expects, [`camera`] a camera of the USB
-//! Video Class; [`simulate`] reads the texts of the command line.
+//! [`zero`] is the Gadget Zero that Linux's USB test driver expects, [`audio`] a microphone and a
+//! speaker, [`camera`] a camera of the USB Video Class; [`simulate`] reads the texts of the command
+//! line.
 
+pub mod audio;
 pub mod camera;
 mod chapter9;
 pub mod descriptors;

@@ -1,6 +1,8 @@
 //! The text after `--simulate`: devices joined by commas, each a name and its options.
 
 use super::OptionError;
+use super::audio::microphone::{MicrophoneExport, MicrophoneOptions};
+use super::audio::speaker::{SpeakerExport, SpeakerOptions};
 use super::camera::{CameraExport, CameraOptions};
 use super::zero::{ZeroExport, ZeroOptions};
 use crate::device::Export;
@@ -10,6 +12,14 @@ const KINDS: &[(&str, Reader)] = &[
     ("zero", |options| {
         let options = ZeroOptions::parse(options)?;
         Ok(SimulatedSpec::new(move |number| ZeroExport::zero(&options, number)))
+    }),
+    ("microphone", |options| {
+        let options = MicrophoneOptions::parse(options)?;
+        Ok(SimulatedSpec::new(move |number| MicrophoneExport::microphone(&options, number)))
+    }),
+    ("speaker", |options| {
+        let options = SpeakerOptions::parse(options)?;
+        Ok(SimulatedSpec::new(move |number| SpeakerExport::speaker(&options, number)))
     }),
     ("camera", |options| {
         let options = CameraOptions::parse(options)?;
