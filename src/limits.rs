@@ -50,3 +50,10 @@ pub const ARENA_BYTES: usize = 8 * SESSION_BYTES * 4;
 
 /// Most connections of a server, those that have not said what they want included.
 pub const CONNECTIONS: usize = 4096;
+
+/// Buffers between the bus and the file of one simulated disk, in bytes: two commands of the size
+/// that hosts send (1 MiB at SuperSpeed), one on the bus and one on the medium.
+pub const DISK_CACHE_BYTES: usize = 2 * 1024 * 1024;
+
+/// Largest simulated disk in memory, in bytes; its host may write to all of it.
+pub const RAM_DISK_BYTES: u64 = 4 << 30;

@@ -7,6 +7,8 @@
 //! [`zero`] is the Gadget Zero that Linux's USB test driver expects; [`simulate`] reads the texts
 //! of the command line.
 
+#[cfg(test)]
+mod bench;
 mod chapter9;
 pub mod descriptors;
 mod export;
@@ -15,6 +17,7 @@ mod options;
 mod pace;
 mod queue;
 pub mod simulate;
+pub mod storage;
 mod timed;
 mod transact;
 mod untimed;
@@ -25,7 +28,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use usbip_fast_native::Block;
+use usbip_fast_native::{Block, Doorbell};
 
 use self::chapter9::{Chapter9, Effect, Verdict};
 use self::descriptors::{ActiveEndpoint, endpoint_index};
@@ -35,7 +38,7 @@ use self::timed::BulkBudget;
 
 pub use self::descriptors::Descriptors;
 pub use self::export::{GadgetExport, Identity};
-pub use self::function::{Answer, Change, Function, Stall, Then, Transfer};
+pub use self::function::{Answer, Change, Function, Stall, Then, Transfer, Wake};
 pub use self::options::OptionError;
 pub use self::pace::{Pace, UnknownPace};
 
@@ -151,6 +154,13 @@ impl<F: Function> Gadget<F> {
         };
         gadget.activate_endpoints();
         gadget
+    }
+
+    /// Begins a session. A function that cannot take part makes the device a failed one.
+    pub(super) fn open(&mut self, doorbell: &Doorbell) {
+        if let Err(reason) = self.function.opened(doorbell) {
+            self.state = DeviceState::Failed(reason);
+        }
     }
 
     /// Counters of the isochronous streams.
@@ -396,6 +406,13 @@ impl<F: Function + Send + 'static> Device for Gadget<F> {
                 }
             }
             Pace::Clock(_) => self.catch_up(now),
+        }
+    }
+
+    fn handle_doorbell(&mut self, now: Duration) {
+        let wake = self.function.handle_doorbell();
+        if wake == Wake::Again && self.busy != 0 {
+            self.wake(now);
         }
     }
 
