@@ -82,3 +82,10 @@ pub const SIMULATED_FILE_BYTES: u64 = 256 * 1024 * 1024;
 /// Most bytes that a simulated device has waiting for its file: at the highest rate of the sound
 /// devices (96 kHz of 8 channels of 24 bits) 29 seconds of a disk that stands still.
 pub const SIMULATED_SPOOL_BYTES: usize = 64 * 1024 * 1024;
+
+/// Buffers between the bus and the file of one simulated disk, in bytes: two commands of the size
+/// that hosts send (1 MiB at SuperSpeed), one on the bus and one on the medium.
+pub const DISK_CACHE_BYTES: usize = 2 * 1024 * 1024;
+
+/// Largest simulated disk in memory, in bytes; its host may write to all of it.
+pub const RAM_DISK_BYTES: u64 = 4 << 30;

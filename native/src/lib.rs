@@ -16,6 +16,7 @@ pub mod arena;
 #[cfg(any(target_os = "linux", target_os = "macos"))]
 mod attempt;
 pub mod backend;
+pub mod bell_slot;
 pub mod block;
 #[cfg(any(target_os = "linux", target_os = "macos"))]
 mod chime;
@@ -23,6 +24,7 @@ pub mod client;
 pub mod clock;
 #[doc(hidden)]
 pub mod contract;
+pub mod disk;
 pub mod doorbell;
 pub mod handle;
 pub mod local;
@@ -55,6 +57,7 @@ use linux as platform;
 use unsupported as platform;
 
 pub use arena::{Arena, ArenaBlock};
+pub use bell_slot::BellSlot;
 pub use block::Block;
 pub use doorbell::Doorbell;
 pub use handle::Handle;

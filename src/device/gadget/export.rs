@@ -64,7 +64,11 @@ impl<F: Function + Send + 'static> Export for GadgetExport<F> {
         let descriptors = Arc::clone(&self.descriptors);
         let counters = Arc::clone(&self.counters);
         let pace = self.pace;
-        Ok(Box::new(move |_| Box::new(Gadget::resume(saved, descriptors, pace, counters))))
+        Ok(Box::new(move |doorbell| {
+            let mut gadget = Gadget::resume(saved, descriptors, pace, counters);
+            gadget.open(doorbell);
+            Box::new(gadget)
+        }))
     }
 
     fn restore(&mut self, remains: Remains) {

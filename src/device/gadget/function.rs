@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use usbip_fast_native::Doorbell;
+
 use crate::usb::setup::Setup;
 
 /// The part of a device behind chapter 9: its class and vendor requests and its data endpoints.
@@ -43,6 +45,32 @@ pub trait Function {
 
     /// The base has changed something below the function.
     fn changed(&mut self, change: Change);
+
+    /// A session begins. A thread that works for the function rings this bell, that of the
+    /// session's core, when it has something for [`handle_doorbell`](Function::handle_doorbell).
+    ///
+    /// # Errors
+    ///
+    /// Why the device cannot be used now, for people; the import is refused.
+    fn opened(&mut self, doorbell: &Doorbell) -> Result<(), String> {
+        let _ = doorbell;
+        Ok(())
+    }
+
+    /// The core's doorbell was rung, perhaps for another device. Says whether endpoints that were
+    /// answered [`Then::Wait`] are to be asked again.
+    fn handle_doorbell(&mut self) -> Wake {
+        Wake::Nothing
+    }
+}
+
+/// What a ring of the doorbell has changed for the endpoints of a function.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wake {
+    /// Nothing.
+    Nothing,
+    /// Those that wait may have something to say now.
+    Again,
 }
 
 /// Where in a transfer the packets of one call stand.

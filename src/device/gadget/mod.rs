@@ -9,6 +9,8 @@
 //! line.
 
 pub mod audio;
+#[cfg(test)]
+mod bench;
 pub mod camera;
 mod chapter9;
 pub mod descriptors;
@@ -18,6 +20,7 @@ mod options;
 mod pace;
 mod queue;
 pub mod simulate;
+pub mod storage;
 mod timed;
 mod transact;
 mod untimed;
@@ -28,7 +31,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use usbip_fast_native::Block;
+use usbip_fast_native::{Block, Doorbell};
 
 use self::chapter9::{Chapter9, Effect, Verdict};
 use self::descriptors::{ActiveEndpoint, endpoint_index};
@@ -38,7 +41,7 @@ use self::timed::BulkBudget;
 
 pub use self::descriptors::Descriptors;
 pub use self::export::{GadgetExport, Identity};
-pub use self::function::{Answer, Change, Function, Stall, Then, Transfer};
+pub use self::function::{Answer, Change, Function, Stall, Then, Transfer, Wake};
 pub use self::options::OptionError;
 pub use self::pace::{Pace, UnknownPace};
 
@@ -157,6 +160,13 @@ impl<F: Function> Gadget<F> {
         };
         gadget.activate_endpoints();
         gadget
+    }
+
+    /// Begins a session. A function that cannot take part makes the device a failed one.
+    pub(super) fn open(&mut self, doorbell: &Doorbell) {
+        if let Err(reason) = self.function.opened(doorbell) {
+            self.state = DeviceState::Failed(reason);
+        }
     }
 
     /// Counters of the isochronous streams.
@@ -407,6 +417,13 @@ impl<F: Function + Send + 'static> Device for Gadget<F> {
 
     fn missed(&self, address: u8) -> Option<u64> {
         Some(self.missed[endpoint_index(address)])
+    }
+
+    fn handle_doorbell(&mut self, now: Duration) {
+        let wake = self.function.handle_doorbell();
+        if wake == Wake::Again && self.busy != 0 {
+            self.wake(now);
+        }
     }
 
     /// Resets the device: what waits comes back with -104, halts end, the first configuration is

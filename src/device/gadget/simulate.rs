@@ -4,11 +4,16 @@ use super::OptionError;
 use super::audio::microphone::{MicrophoneExport, MicrophoneOptions};
 use super::audio::speaker::{SpeakerExport, SpeakerOptions};
 use super::camera::{CameraExport, CameraOptions};
+use super::storage::{StorageExport, StorageOptions};
 use super::zero::{ZeroExport, ZeroOptions};
 use crate::device::Export;
 
 /// The devices there are: how each is called and how its options are read.
 const KINDS: &[(&str, Reader)] = &[
+    ("storage", |options| {
+        let options = StorageOptions::parse(options)?;
+        Ok(SimulatedSpec::new(move |number| StorageExport::storage(&options, number)))
+    }),
     ("zero", |options| {
         let options = ZeroOptions::parse(options)?;
         Ok(SimulatedSpec::new(move |number| ZeroExport::zero(&options, number)))
@@ -124,7 +129,7 @@ mod tests {
     #[test]
     fn errors_say_what_there_is() {
         let error = |text: &str| parse(text).expect_err(text).to_string();
-        assert!(error("one").starts_with("no simulated device is named \"one\"; there is: zero"));
+        assert!(error("one").starts_with("no simulated device is named \"one\"; there is: storage"));
         assert!(error("zero,").contains("named \"\""));
         assert!(error("zero:pattern=x").starts_with("zero: pattern=x"));
     }
