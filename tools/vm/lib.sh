@@ -5,7 +5,11 @@
 #   USBIP_FAST   the program (default: target/release or target/debug of the current folder)
 #   REACTOR      auto, io-uring or epoll (default auto)
 #   COUNT        iterations of one usbtest case in one round (default 32)
+#   UNLINK_TIMES how many times as often the cases that unlink run (default 10)
 #   ROUNDS       how many rounds of all cases (default 1)
+#   SERIAL       one: cases in which one transfer follows the other run on one processor, as the
+#                long runs do; an emulated processor that sleeps takes so long to wake that they
+#                take five times as long on two (default all)
 #   PROGRESS     a file on a writable folder (run --out): rows are appended to it, and those that
 #                passed are skipped next time, so that a long run can be spread over several boots
 #   EXPORTER, IMPORTER   ours or stock: which program exports or imports (default ours); stock
@@ -20,6 +24,8 @@ PATH=$PATH:/usr/sbin:/sbin
 REACTOR=${REACTOR:-auto}
 COUNT=${COUNT:-32}
 ROUNDS=${ROUNDS:-1}
+UNLINK_TIMES=${UNLINK_TIMES:-10}
+SERIAL=${SERIAL:-all}
 PROGRESS=${PROGRESS:-}
 EXPORTER=${EXPORTER:-ours}
 IMPORTER=${IMPORTER:-ours}
@@ -35,9 +41,10 @@ passed=0 failed=0 skipped=0
 
 # ---- rows -------------------------------------------------------------------------------------
 
+# pass NAME [FIGURE]: the figure is for readers, it is no part of the row's name.
 pass() {
     passed=$((passed + 1))
-    echo "PASS $1"
+    echo "PASS $1${2:+ ($2)}"
     [ -z "$PROGRESS" ] || echo "PASS $1" >>"$PROGRESS"
 }
 fail() {
@@ -75,14 +82,32 @@ finish() {
     exit
 }
 
-# A run of several boots counts all of them.
+# A run of several boots counts all of them; a row that each boot has counts once. A failure stays
+# one, although the row may have passed in a later boot.
 count_rows() {
     if [ -n "$PROGRESS" ]; then
-        passed=$(grep -c '^PASS ' "$PROGRESS")
-        failed=$(grep -c '^FAIL ' "$PROGRESS")
+        passed=$(grep '^PASS ' "$PROGRESS" | sort -u | wc -l)
+        failed=$(grep '^FAIL ' "$PROGRESS" | sort -u | wc -l)
+        [ "$failed" = 0 ] || echo "failures of all boots are kept in $PROGRESS"
+        iterations
     fi
     [ "$skipped" = 0 ] || echo "$skipped not run"
     echo "$passed passed, $failed failed"
+}
+
+# iterations: how often each case of usbtest has passed in all rounds and boots together.
+iterations() {
+    sort -u "$PROGRESS" |
+        sed -n 's/^PASS .* round [0-9]* of [0-9]*, \([0-9]*\) each: test \([0-9]*\)$/\1 \2/p' |
+        awk '
+            { rows++; total[$2] += $1 }
+            END {
+                for (each in total) {
+                    cases++
+                    if (cases == 1 || total[each] < least) least = total[each]
+                }
+                if (rows) print cases " cases, each at least " least " times, in " rows " rows"
+            }'
 }
 
 # A job that cannot go on (a case hangs inside the kernel) ends here; the guest is then rebooted.
@@ -97,26 +122,32 @@ give_up() {
 dmesg_seen=0
 # check_dmesg LABEL: a failed row, and false, if the kernel reported a fault since the last call.
 check_dmesg() {
-    local total faults
-    dmesg >"$work/dmesg"
-    total=$(wc -l <"$work/dmesg")
-    faults=$(tail -n +$((dmesg_seen + 1)) "$work/dmesg" | grep -E -m 1 "$vm_fault_pattern")
-    dmesg_seen=$total
-    [ -z "$faults" ] && return 0
-    fail "$1" "kernel fault: $faults"
-    return 1
+    local lines each
+    # Programs take long to start in the guest: only one is.
+    mapfile -t -s "$dmesg_seen" lines < <(dmesg)
+    dmesg_seen=$((dmesg_seen + ${#lines[@]}))
+    for each in ${lines[@]+"${lines[@]}"}; do
+        if [[ $each =~ $vm_fault_pattern ]]; then
+            fail "$1" "kernel fault: $each"
+            return 1
+        fi
+    done
 }
 
 # ---- general ----------------------------------------------------------------------------------
 
 # wait_for SECONDS CMD…: true as soon as the command is; looks ten times a second.
 wait_for() {
-    local end=$(($(date +%s%N) / 1000000 + $1 * 1000))
+    local end=$(($(milliseconds) + $1 * 1000))
     shift
     until "$@" >/dev/null 2>&1; do
-        [ $(($(date +%s%N) / 1000000)) -lt "$end" ] || return 1
+        [ "$(milliseconds)" -lt "$end" ] || return 1
         sleep 0.1
     done
+}
+milliseconds() {
+    local now=${EPOCHREALTIME/[.,]/}
+    echo "${now%???}"
 }
 
 load_modules() {
@@ -370,42 +401,82 @@ bind_usbtest() {
     echo "$interface" >/sys/bus/usb/drivers/usbtest/bind
 }
 
-# usbtest_rows LABEL BUSID ALTERNATE CASES: one row for each case; the unlink cases run ten times
-# as often. Checks the kernel log after each.
+# usbtest_rows LABEL BUSID ALTERNATE CASES: one row for each case; those that unlink run
+# UNLINK_TIMES as often. Checks the kernel log after each.
 usbtest_rows() {
-    local label=$1 busid=$2 case count name line code lengths
+    local label=$1 busid=$2 case ordinary=() varying=() unlinking=()
+    for case in $4; do
+        done_before "$label test $case" && continue
+        case $case in
+            11 | 12 | 24) unlinking+=("$case") ;;
+            4 | 8) varying+=("$case") ;;
+            *) ordinary+=("$case") ;;
+        esac
+    done
+    [ $((${#ordinary[@]} + ${#varying[@]} + ${#unlinking[@]})) -gt 0 ] || return 0
     if ! bind_usbtest "$busid" "$3" 2>"$work/bind.log"; then
         fail "$label bind alt=$3" "usbtest does not bind: $(tail -n 1 "$work/bind.log")"
         return 1
     fi
-    for case in $4; do
+    processors "$SERIAL"
+    usbtest_group "$label" "$busid" "$COUNT" "$parameters" ${ordinary[@]+"${ordinary[@]}"}
+    usbtest_group "$label" "$busid" "$COUNT" "$varying_reads" ${varying[@]+"${varying[@]}"}
+    # On one processor the driver waits busily for a thread that it keeps from running.
+    processors all
+    usbtest_group "$label" "$busid" $((COUNT * UNLINK_TIMES)) "$parameters" \
+        ${unlinking[@]+"${unlinking[@]}"}
+}
+
+# usbtest_group LABEL BUSID COUNT LENGTHS CASE…: the rows of cases that are run alike.
+usbtest_group() {
+    local label=$1 busid=$2 count=$3 lengths=$4 list name line case
+    shift 4
+    [ $# -gt 0 ] || return 0
+    [ -x "$work/usbtest" ] || cp "$vm_cache/usbtest" "$work/usbtest"
+    list=$(IFS=,; echo "$*")
+    while IFS= read -r line; do
+        case=${line#test }
+        case=${case%%:*}
         name="$label test $case"
-        done_before "$name" && continue
-        count=$COUNT
-        lengths=$parameters
-        case $case in
-            11 | 12 | 24) count=$((COUNT * 10)) ;;
-            4 | 8) lengths=$varying_reads ;;
-        esac
-        # shellcheck disable=SC2086
-        line=$("$vm_cache/usbtest" --busid "$busid" -t "$case" -a -l "${CASE_LIMIT:-120}" \
-            -c "$count" $lengths 2>&1)
-        code=$?
-        case $code in
-            0) pass "$name" ;;
-            3) give_up "$name" "${line#*: }" ;;
+        shift
+        case $line in
+            *': pass '*) pass "$name" "${line#*: pass }" ;;
+            *'still inside the kernel'*) give_up "$name" "${line#*: }" ;;
             *) fail "$name" "${line#*: }" ;;
         esac
         check_dmesg "$name" || give_up "$name" "the kernel is no longer to be trusted"
+    done < <(
+        # shellcheck disable=SC2086
+        "$work/usbtest" --busid "$busid" -t "$list" -a -l "${CASE_LIMIT:-$((count + 120))}" \
+            -c "$count" $lengths 2>&1
+    )
+    [ $# = 0 ] || fail "$label test $*" "usbtest ended without a word about them"
+}
+
+# processors one|all: how many of the guest's processors take part.
+processors() {
+    local each on=1
+    [ "$1" = all ] || on=0
+    for each in /sys/devices/system/cpu/cpu[1-9]*/online; do
+        [ "$(<"$each")" = "$on" ] || echo "$on" >"$each"
+    done
+}
+
+# rounds LABEL: the labels of ROUNDS rounds, one a line. The number of iterations is part of them,
+# so that a run that goes on with another does not mix them.
+rounds() {
+    local round
+    [ "$ROUNDS" != 1 ] || { echo "$1"; return; }
+    for round in $(seq "$ROUNDS"); do
+        echo "$1 round $round of $ROUNDS, $COUNT each:"
     done
 }
 
 # all_cases LABEL BUSID: every case, alternate setting by alternate setting, ROUNDS times.
 all_cases() {
-    local round tag
-    for round in $(seq "$ROUNDS"); do
-        tag=$1
-        [ "$ROUNDS" = 1 ] || tag="$1 round $round"
+    local tag tags
+    mapfile -t tags < <(rounds "$1")
+    for tag in "${tags[@]}"; do
         usbtest_rows "$tag" "$2" -1 "$bulk_cases"
         usbtest_rows "$tag" "$2" 1 "$iso_cases"
         usbtest_rows "$tag" "$2" 2 "$interrupt_cases"
@@ -414,10 +485,9 @@ all_cases() {
 
 # bulk_and_control LABEL BUSID: every case a device without those endpoints can do.
 bulk_and_control() {
-    local round tag
-    for round in $(seq "$ROUNDS"); do
-        tag=$1
-        [ "$ROUNDS" = 1 ] || tag="$1 round $round"
+    local tag tags
+    mapfile -t tags < <(rounds "$1")
+    for tag in "${tags[@]}"; do
         usbtest_rows "$tag" "$2" -1 "$bulk_cases"
     done
 }
