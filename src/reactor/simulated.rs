@@ -323,8 +323,9 @@ mod tests {
                 }
                 completions.remove(0).moved()
             };
-            let mut send =
-                |socket: &Handle| run(Op::Send { socket: socket.clone(), pieces: piece() });
+            let mut send = |socket: &Handle| {
+                run(Op::Send { socket: socket.clone(), pieces: piece(), quiet: false })
+            };
             // Until a send of one's own says that the connection is lost.
             let lost = (0..100).any(|_| {
                 let _ = send(&two);

@@ -129,7 +129,9 @@ mod tests {
     #[test]
     fn errors_say_what_there_is() {
         let error = |text: &str| parse(text).expect_err(text).to_string();
-        assert!(error("one").starts_with("no simulated device is named \"one\"; there is: storage"));
+        assert!(
+            error("one").starts_with("no simulated device is named \"one\"; there is: storage")
+        );
         assert!(error("zero,").contains("named \"\""));
         assert!(error("zero:pattern=x").starts_with("zero: pattern=x"));
     }

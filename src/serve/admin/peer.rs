@@ -243,7 +243,7 @@ impl Peer {
         let piece = Piece { block, range: 0..bytes.len() };
         self.sending = true;
         let socket = self.socket.clone();
-        let op = Op::Send { socket, pieces: [Some(piece), None] };
+        let op = Op::Send { socket, pieces: [Some(piece), None], quiet: false };
         io.reactor.submit(op, self.token(kind::SEND));
     }
 }
