@@ -81,9 +81,7 @@ pub fn presence(bus_id: &str) -> Option<String> {
 pub fn export(bus_id: &str, force: bool) -> Result<Box<dyn Export + Send>, String> {
     let export = UsbfsExport::new(bus_id, force)?;
     if !force {
-        check_idle(bus_id).map_err(|reason| {
-            format!("{bus_id} {reason}; to take it all the same: usbip-fast serve --force")
-        })?;
+        check_idle(bus_id).map_err(|reason| format!("{bus_id} {reason}"))?;
     }
     Ok(Box::new(export))
 }

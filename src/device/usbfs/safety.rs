@@ -9,7 +9,9 @@ pub enum InUse {
     #[error("is a hub; its devices can be exported, it cannot")]
     Hub,
     /// A file system on it is mounted.
-    #[error("holds {disk}, mounted on {mount_point}; unmount it or use --force")]
+    #[error(
+        "holds {disk}, mounted on {mount_point}; type: sudo umount {mount_point}, or use --force"
+    )]
     Mounted {
         /// Name of the disk or partition.
         disk: String,
@@ -26,13 +28,15 @@ pub enum InUse {
     #[error("is the only keyboard; use --force if that is meant")]
     OnlyKeyboard,
     /// The system runs from it.
-    #[error("holds the root file system on {disk}")]
+    #[error("holds the root file system on {disk}; use --force if that is meant")]
     Root {
         /// Name of the disk or partition.
         disk: String,
     },
     /// The system swaps to it.
-    #[error("holds {disk}, which is used as swap space; swapoff it or use --force")]
+    #[error(
+        "holds {disk}, which is used as swap space; type: sudo swapoff /dev/{disk}, or use --force"
+    )]
     Swap {
         /// Name of the disk or partition.
         disk: String,
