@@ -189,9 +189,7 @@ impl Bare {
         let most = u32::try_from(ready.min(self.piece)).expect("bounded by the piece");
         let count = if ready == 0 { 0 } else { random.between(1, most) as usize };
         if count == 0 {
-            let clean = oracle.is_between_pdus();
-            let end = if clean { SessionEnd::PeerClosed } else { SessionEnd::Truncated };
-            oracle.must_end.get_or_insert(end);
+            oracle.end_of_stream();
         }
         let mut direct = 0;
         let lent = lent.map(|(mut block, range)| {

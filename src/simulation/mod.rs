@@ -161,30 +161,21 @@ impl Fate {
     }
 }
 
-/// A simulated device with faults.
-fn draw_gadget(
+/// The device: a simulated one with faults, or one without manners.
+fn draw_device(
+    gadget: bool,
     oracle: &mut Oracle,
-    notes: &Rc<RefCell<Notes>>,
-    pattern: &Rc<Pattern>,
     trace: &Rc<RefCell<Trace>>,
     random: &mut Random,
 ) -> (Box<dyn Device>, Shape) {
-    let setting = Setting::draw(random);
-    trace.borrow_mut().note(|| format!("{setting:?}"));
-    oracle.may_refuse_memory = setting.refuses_memory();
-    let (device, shape) = Noted::new(&setting, Rc::clone(notes), Rc::clone(pattern));
-    (Box::new(device), shape)
-}
-
-/// A device without manners.
-fn draw_chaos(
-    oracle: &mut Oracle,
-    notes: &Rc<RefCell<Notes>>,
-    pattern: &Rc<Pattern>,
-    trace: &Rc<RefCell<Trace>>,
-    random: &mut Random,
-) -> (Box<dyn Device>, Shape) {
-    let (notes, pattern) = (Rc::clone(notes), Rc::clone(pattern));
+    let (notes, pattern) = oracle.shared();
+    if gadget {
+        let setting = Setting::draw(random);
+        trace.borrow_mut().note(|| format!("{setting:?}"));
+        oracle.may_refuse_memory = setting.refuses_memory();
+        let (device, shape) = Noted::new(&setting, notes, pattern);
+        return (Box::new(device), shape);
+    }
     let manners = Manners::draw(random);
     trace.borrow_mut().note(|| format!("{manners:?}"));
     oracle.may_refuse_memory = manners.no_memory > 0;
@@ -208,8 +199,7 @@ impl World {
         let mut oracle = Oracle::new(Rc::clone(&notes), Rc::clone(&pattern));
         oracle.may_overload = character.is_greedy();
         let gadget = random.chance(GADGETS);
-        let draw = if gadget { draw_gadget } else { draw_chaos };
-        let (device, shape) = draw(&mut oracle, &notes, &pattern, &trace, &mut random);
+        let (device, shape) = draw_device(gadget, &mut oracle, &trace, &mut random);
         let served = random.chance(30);
         let kind = match (served, gadget) {
             (false, false) => "session, device without manners",
@@ -259,9 +249,9 @@ impl World {
     /// Unplugs, stops, or lets time pass, when the turn has come.
     fn befall(&mut self, turn: u32) {
         if self.fate.pause_at == Some(turn) {
-            let time = Duration::from_millis(self.random.pick(&[300, 900, 1100, 3000]));
+            let time = Duration::from_millis(self.random.pick(&[300, 800, 1100, 3000]));
             self.trace.borrow_mut().note(|| format!("a pause of {time:?}"));
-            self.server.wait(time);
+            self.pause(time);
         }
         if self.fate.unplug_at == Some(turn) {
             self.trace.borrow_mut().note(|| "unplugged".into());
@@ -276,6 +266,13 @@ impl World {
             };
             self.server.stop(reason);
         }
+    }
+
+    /// Nothing new happens for so long. Without it a run takes less than a fifth of a second until
+    /// it is wound down.
+    fn pause(&mut self, time: Duration) {
+        self.oracle.may_give_up |= time >= HOLD_TIMEOUT;
+        self.server.wait(time);
     }
 
     fn client_acts(&mut self, turn: u32) {
@@ -342,6 +339,8 @@ impl World {
     fn wind_down(mut self) -> Result<Report, Broken> {
         self.trace.borrow_mut().note(|| "winding down".into());
         self.notes.borrow_mut().hurry = true;
+        // It may take as long as it likes now.
+        self.oracle.may_give_up = true;
         self.server.hasten();
         self.fate.reads = 100;
         self.silent = true;
@@ -361,7 +360,7 @@ impl World {
             }
             if idle >= 50 && !waited {
                 // What is only held back for a time comes out now.
-                self.server.wait(HOLD_TIMEOUT * 2);
+                self.pause(HOLD_TIMEOUT * 2);
                 waited = true;
                 idle = 0;
             }

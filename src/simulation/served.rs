@@ -254,9 +254,7 @@ impl Served {
         match moved {
             Some(_) if !is_receive || over => Ok(()),
             Some(0) => {
-                let clean = oracle.is_between_pdus();
-                let end = if clean { SessionEnd::PeerClosed } else { SessionEnd::Truncated };
-                oracle.must_end.get_or_insert(end);
+                oracle.end_of_stream();
                 Ok(())
             }
             Some(count) => oracle.taken(count),

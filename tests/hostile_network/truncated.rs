@@ -36,8 +36,7 @@ pub fn run(served: &Served) -> (usize, usize) {
 
 /// Cuts what `make` gives at every place from `first` on; nothing must come back.
 fn cut(served: &Served, first: usize, make: impl Fn(&mut Peer) -> Vec<u8>) -> usize {
-    let mut cuts = 0;
-    for end in first.. {
+    for (cuts, end) in (first..).enumerate() {
         let mut peer = served.import(DEVICE);
         let bytes = make(&mut peer);
         if end == bytes.len() {
@@ -48,7 +47,6 @@ fn cut(served: &Served, first: usize, make: impl Fn(&mut Peer) -> Vec<u8>) -> us
         let mut rest = Vec::new();
         peer.stream.read_to_end(&mut rest).expect("an end");
         assert_eq!(rest, [0_u8; 0], "cut at {end}");
-        cuts += 1;
     }
     unreachable!("a PDU has an end")
 }
