@@ -198,6 +198,7 @@ impl Session {
         if let Phase::Closing { .. } = self.phase {
             self.continue_closing(io);
         }
+        self.meter.turn_ended(io.now);
         more
     }
 
@@ -436,7 +437,7 @@ impl Session {
     fn send(&mut self, pieces: [Option<Piece>; 2], quiet: bool, io: &mut Io<'_>) {
         assert!(!self.sending, "one send in flight per connection");
         self.sending = true;
-        self.meter.send_begins(false, io.now);
+        self.meter.send_begins(quiet, io.now);
         let socket = self.socket.clone();
         io.reactor.submit(Op::Send { socket, pieces, quiet }, self.token(kind::SEND));
     }

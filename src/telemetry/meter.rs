@@ -40,15 +40,22 @@ pub struct Meter {
 #[derive(Clone, Copy, Debug)]
 struct Send {
     since: Duration,
-    /// It completes at once, and is only told of with the next thing that happens.
+    /// Where the network takes it at once, it is told of with the next thing that happens only.
     is_quiet: bool,
+    /// That next thing has happened, and it was not told of.
+    has_waited: bool,
 }
 
 impl Send {
     /// How long it has waited for the network.
     fn blocked(self, now: Duration) -> Duration {
-        let elapsed = now.saturating_sub(self.since);
-        if self.is_quiet || elapsed < BLOCKED { Duration::ZERO } else { elapsed }
+        let elapsed = self.end(now).saturating_sub(self.since);
+        if elapsed < BLOCKED { Duration::ZERO } else { elapsed }
+    }
+
+    /// When the network has taken it, as far as that can be told `now`.
+    fn end(self, now: Duration) -> Duration {
+        if self.is_quiet && !self.has_waited { self.since } else { now }
     }
 }
 
@@ -155,10 +162,17 @@ impl Meter {
         }
     }
 
-    /// A send operation begins. A quiet one completes at once but may be told of much later, so
-    /// its end counts as its beginning.
+    /// A send operation begins. That a quiet one has completed may be told much later, so one that
+    /// comes back with the next thing that happens counts as taken at once.
     pub fn send_begins(&mut self, is_quiet: bool, now: Duration) {
-        self.send = Some(Send { since: now, is_quiet });
+        self.send = Some(Send { since: now, is_quiet, has_waited: false });
+    }
+
+    /// A turn ends.
+    pub fn turn_ended(&mut self, now: Duration) {
+        if let Some(send) = &mut self.send {
+            send.has_waited |= send.since < now;
+        }
     }
 
     /// A send operation is back. `all`: nothing of what was to be sent is left.
@@ -166,7 +180,7 @@ impl Meter {
         self.sent_bytes += bytes as u64;
         let send = self.send.take().expect("only a send that has begun ends");
         self.blocked += send.blocked(now);
-        let end = if send.is_quiet { send.since } else { now };
+        let end = send.end(now);
         if all {
             for urb in self.answers.drain(..) {
                 let endpoint = &mut self.endpoints[usize::from(urb.place)];
@@ -422,10 +436,16 @@ mod tests {
         meter.finished(&done(0, 0), &[], at(21));
         meter.answered(&[0]);
         meter.send_begins(true, at(22));
+        meter.turn_ended(at(22));
         meter.send_ended(48, true, at(3_600_000));
         let latency = only(&meter).answer_latency_us;
         assert_eq!((latency.count, latency.max), (2, 9000));
         assert_eq!(meter.send_blocked(at(3_600_000)), at(7));
+        // One that is still on its way when something else has happened waits for the network.
+        meter.send_begins(true, at(4_000_000));
+        meter.turn_ended(at(4_000_005));
+        meter.send_ended(48, true, at(4_000_010));
+        assert_eq!(meter.send_blocked(at(4_000_010)), at(17));
     }
 
     #[test]
