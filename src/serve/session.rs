@@ -437,7 +437,7 @@ impl Session {
     fn send(&mut self, pieces: [Option<Piece>; 2], quiet: bool, io: &mut Io<'_>) {
         assert!(!self.sending, "one send in flight per connection");
         self.sending = true;
-        self.meter.send_begins(io.now);
+        self.meter.send_begins(quiet, io.now);
         let socket = self.socket.clone();
         io.reactor.submit(Op::Send { socket, pieces, quiet }, self.token(kind::SEND));
     }

@@ -17,6 +17,9 @@ use crate::usb::transfer::{
 /// A periodic endpoint without a URB for longer than this was stopped, not starved.
 const STREAM_GAP: Duration = Duration::from_millis(100);
 
+/// A send that the network takes at once is back sooner, however long it is.
+const BLOCKED: Duration = Duration::from_millis(1);
+
 /// The meter of a session.
 #[derive(Debug, Default)]
 pub struct Meter {
@@ -29,11 +32,31 @@ pub struct Meter {
     answers: Vec<Metered>,
     received_bytes: u64,
     sent_bytes: u64,
-    /// When the send in flight began.
-    sending_since: Option<Duration>,
-    /// Whether it has outlasted a turn.
-    is_blocked: bool,
+    send: Option<Send>,
     blocked: Duration,
+}
+
+/// The send operation in flight.
+#[derive(Clone, Copy, Debug)]
+struct Send {
+    since: Duration,
+    /// Where the network takes it at once, it is told of with the next thing that happens only.
+    is_quiet: bool,
+    /// That next thing has happened, and it was not told of.
+    has_waited: bool,
+}
+
+impl Send {
+    /// How long it has waited for the network.
+    fn blocked(self, now: Duration) -> Duration {
+        let elapsed = self.end(now).saturating_sub(self.since);
+        if elapsed < BLOCKED { Duration::ZERO } else { elapsed }
+    }
+
+    /// When the network has taken it, as far as that can be told `now`.
+    fn end(self, now: Duration) -> Duration {
+        if self.is_quiet && !self.has_waited { self.since } else { now }
+    }
 }
 
 /// What is remembered of a URB.
@@ -139,30 +162,31 @@ impl Meter {
         }
     }
 
-    /// A send operation begins.
-    pub fn send_begins(&mut self, now: Duration) {
-        self.sending_since = Some(now);
+    /// A send operation begins. That a quiet one has completed may be told much later, so one that
+    /// comes back with the next thing that happens counts as taken at once.
+    pub fn send_begins(&mut self, is_quiet: bool, now: Duration) {
+        self.send = Some(Send { since: now, is_quiet, has_waited: false });
+    }
+
+    /// A turn ends.
+    pub fn turn_ended(&mut self, now: Duration) {
+        if let Some(send) = &mut self.send {
+            send.has_waited |= send.since < now;
+        }
     }
 
     /// A send operation is back. `all`: nothing of what was to be sent is left.
     pub fn send_ended(&mut self, bytes: usize, all: bool, now: Duration) {
         self.sent_bytes += bytes as u64;
-        if let Some(since) = self.sending_since.take()
-            && std::mem::take(&mut self.is_blocked)
-        {
-            self.blocked += now.saturating_sub(since);
-        }
+        let send = self.send.take().expect("only a send that has begun ends");
+        self.blocked += send.blocked(now);
+        let end = send.end(now);
         if all {
             for urb in self.answers.drain(..) {
                 let endpoint = &mut self.endpoints[usize::from(urb.place)];
-                endpoint.answer_latency.record(micros(now.saturating_sub(urb.since)));
+                endpoint.answer_latency.record(micros(end.saturating_sub(urb.since)));
             }
         }
-    }
-
-    /// A turn ends. A send that an earlier turn began is waiting for the network.
-    pub fn turn_ended(&mut self, now: Duration) {
-        self.is_blocked |= self.sending_since.is_some_and(|since| since < now);
     }
 
     /// Bytes have come.
@@ -185,8 +209,7 @@ impl Meter {
     /// How long sends have waited for the network.
     #[must_use]
     pub fn send_blocked(&self, now: Duration) -> Duration {
-        let running = self.sending_since.filter(|_| self.is_blocked);
-        self.blocked + running.map_or(Duration::ZERO, |since| now.saturating_sub(since))
+        self.blocked + self.send.map_or(Duration::ZERO, |send| send.blocked(now))
     }
 
     /// The endpoints by number and direction; what was missed is the device's to tell.
@@ -397,19 +420,32 @@ mod tests {
         meter.finished(&done(0, 0), &[], at(1));
         // Slot 7 was refused: the meter has never heard of it.
         meter.answered(&[0, 7]);
-        meter.send_begins(at(1));
-        meter.turn_ended(at(1));
-        meter.send_ended(10, false, at(2));
-        assert_eq!(meter.send_blocked(at(2)), at(0), "back at the next look");
-        meter.send_begins(at(2));
-        meter.turn_ended(at(2));
-        meter.turn_ended(at(5));
+        let soon = Duration::from_micros(1900);
+        meter.send_begins(false, at(1));
+        meter.send_ended(10, false, soon);
+        assert_eq!(meter.send_blocked(at(2)), at(0), "that is no waiting");
+        meter.send_begins(false, at(2));
         assert_eq!(meter.send_blocked(at(6)), at(4));
         assert_eq!(only(&meter).answer_latency_us.count, 0);
         meter.send_ended(38, true, at(9));
         assert_eq!((meter.sent_bytes(), meter.send_blocked(at(20))), (48, at(7)));
         let latency = only(&meter).answer_latency_us;
         assert_eq!((latency.count, latency.max), (1, 9000));
+        // A quiet send is told of when the client, an hour later, asks for the next.
+        meter.submitted(&iso(0), at(20));
+        meter.finished(&done(0, 0), &[], at(21));
+        meter.answered(&[0]);
+        meter.send_begins(true, at(22));
+        meter.turn_ended(at(22));
+        meter.send_ended(48, true, at(3_600_000));
+        let latency = only(&meter).answer_latency_us;
+        assert_eq!((latency.count, latency.max), (2, 9000));
+        assert_eq!(meter.send_blocked(at(3_600_000)), at(7));
+        // One that is still on its way when something else has happened waits for the network.
+        meter.send_begins(true, at(4_000_000));
+        meter.turn_ended(at(4_000_005));
+        meter.send_ended(48, true, at(4_000_010));
+        assert_eq!(meter.send_blocked(at(4_000_010)), at(17));
     }
 
     #[test]
