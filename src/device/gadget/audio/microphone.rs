@@ -175,7 +175,7 @@ impl Microphone {
         }
         for place in data.chunks_exact_mut(self.sample_bytes) {
             let sample = i64::from(wav::sample(place));
-            put(place, (sample * gain >> 16) as i32);
+            put(place, ((sample * gain) >> 16) as i32);
         }
     }
 }
