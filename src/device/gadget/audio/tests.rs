@@ -190,10 +190,10 @@ fn every_recording_on_demand_is_without_a_gap() {
                 let text = format!("class={class}:speed=high:{format}:pace=demand");
                 let mut bench = Bench::microphone(&text);
                 bench.setting(1);
-                let data = bench.record(100, 80);
+                let data = bench.record(20, 80);
                 let reader = counted(&data, channels, bits);
                 assert_eq!((reader.gaps(), reader.first()), (0, Some(0)), "{text}");
-                assert_eq!(reader.frames(), u64::from(rate), "a second: {text}");
+                assert_eq!(reader.frames(), u64::from(rate) / 5, "a fifth of a second: {text}");
             }
         }
     }
@@ -222,7 +222,8 @@ fn any_split_into_urbs_gives_the_same_bytes() {
         bench.setting(1);
         bench.record(1, 1024)
     };
-    proptest::proptest!(|(splits in proptest::collection::vec(1_usize..200, 1..20))| {
+    let few = proptest::test_runner::Config::with_cases(32);
+    proptest::proptest!(few, |(splits in proptest::collection::vec(1_usize..200, 1..20))| {
         let mut bench = Bench::microphone("rate=44100:bits=24:pace=demand");
         bench.setting(1);
         let mut data = Vec::new();
@@ -249,10 +250,9 @@ fn a_running_clock_loses_what_nobody_asks_for() {
     assert_eq!(reader.gaps(), 1);
     let gap = reader.first_gap().expect("seen");
     let lost = gap.found.expect("it goes on") - gap.expected.expect("known");
-    // Each URB is asked for when the one before is there, which costs an interval too.
-    assert!(lost > 0, "{lost}");
-    let frames = reader.last().expect("counted") + 1;
-    assert!((frames * 8000).abs_diff(48_000 * 160) > 48_000 * 40, "time has passed: {frames}");
+    // A URB that follows in time has its place behind the one before; only the pause is lost.
+    assert!((234..=246).contains(&lost), "5 ms: {lost}");
+    assert_eq!(reader.last(), Some(160 * 6 + lost - 1));
 }
 
 #[test]
