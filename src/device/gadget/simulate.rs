@@ -1,12 +1,26 @@
 //! The text after `--simulate`: devices joined by commas, each a name and its options.
 
 use super::OptionError;
+use super::hid::{KeyboardExport, KeyboardOptions, MouseExport, MouseOptions};
+use super::serial::{SerialExport, SerialOptions};
 use super::storage::{StorageExport, StorageOptions};
 use super::zero::{ZeroExport, ZeroOptions};
 use crate::device::Export;
 
 /// The devices there are: how each is called and how its options are read.
 const KINDS: &[(&str, Reader)] = &[
+    ("keyboard", |options| {
+        let options = KeyboardOptions::parse(options)?;
+        Ok(SimulatedSpec::new(move |number| KeyboardExport::keyboard(&options, number)))
+    }),
+    ("mouse", |options| {
+        let options = MouseOptions::parse(options)?;
+        Ok(SimulatedSpec::new(move |number| MouseExport::mouse(&options, number)))
+    }),
+    ("serial", |options| {
+        let options = SerialOptions::parse(options)?;
+        Ok(SimulatedSpec::new(move |number| SerialExport::serial(&options, number)))
+    }),
     ("storage", |options| {
         let options = StorageOptions::parse(options)?;
         Ok(SimulatedSpec::new(move |number| StorageExport::storage(&options, number)))
@@ -114,7 +128,9 @@ mod tests {
     #[test]
     fn errors_say_what_there_is() {
         let error = |text: &str| parse(text).expect_err(text).to_string();
-        assert!(error("one").starts_with("no simulated device is named \"one\"; there is: storage"));
+        assert!(
+            error("one").starts_with("no simulated device is named \"one\"; there is: keyboard")
+        );
         assert!(error("zero,").contains("named \"\""));
         assert!(error("zero:pattern=x").starts_with("zero: pattern=x"));
     }

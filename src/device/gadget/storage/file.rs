@@ -317,8 +317,7 @@ impl FileMedium {
     /// The request's serial, if there is a thread to take it.
     fn send(&mut self, work: Work, offset: u64, buffer: Box<[u8]>, length: usize) -> Option<u64> {
         self.serial += 1;
-        let request =
-            Request { work, serial: self.serial, offset, buffer, length, result: Ok(()) };
+        let request = Request { work, serial: self.serial, offset, buffer, length, result: Ok(()) };
         if self.lane.as_ref().is_some_and(|lane| lane.send(request)) {
             return Some(self.serial);
         }

@@ -34,8 +34,7 @@ use crate::usb::setup::Setup;
 pub const BLOCK_BYTES: u64 = 512;
 
 /// Bulk-Only Mass Storage Reset (§3.1).
-const RESET: Setup =
-    Setup { request_type: 0x21, request: 0xff, value: 0, index: 0, length: 0 };
+const RESET: Setup = Setup { request_type: 0x21, request: 0xff, value: 0, index: 0, length: 0 };
 
 /// Get Max LUN (§3.2).
 const GET_MAX_LUN: Setup =
@@ -303,12 +302,24 @@ impl Storage {
         self.residue -= u32::try_from(count).expect("no more than the host expects");
         let full = count == room;
         let then = match done {
-            false => if full { Then::Continue } else { Then::Wait },
+            false => {
+                if full {
+                    Then::Continue
+                } else {
+                    Then::Wait
+                }
+            }
             true if self.residue == 0 => {
                 self.phase = Phase::Status;
                 let short = !count.is_multiple_of(packet);
                 // Behind whole packets the status follows in the same transfer, if it goes on.
-                if full { Then::Continue } else if short { Then::Short } else { Then::Wait }
+                if full {
+                    Then::Continue
+                } else if short {
+                    Then::Short
+                } else {
+                    Then::Wait
+                }
             }
             true if full || !count.is_multiple_of(packet) => {
                 self.phase = Phase::StallingIn;
@@ -437,9 +448,7 @@ impl Function for Storage {
                 Answer::nothing(Then::Stall)
             }
             Phase::Broken => Answer::nothing(Then::Stall),
-            Phase::Command | Phase::StallingOut | Phase::Writing(..) => {
-                Answer::nothing(Then::Wait)
-            }
+            Phase::Command | Phase::StallingOut | Phase::Writing(..) => Answer::nothing(Then::Wait),
         }
     }
 

@@ -126,10 +126,7 @@ impl Request {
     /// Whether it is carried out, and leaves the sense data alone, whatever state the unit is in
     /// (SPC-4 §5.14, SAM-5 §5.14).
     pub(super) fn ignores_attention(self) -> bool {
-        matches!(
-            self,
-            Self::Inquiry { .. } | Self::ReportUnits { .. } | Self::RequestSense { .. }
-        )
+        matches!(self, Self::Inquiry { .. } | Self::ReportUnits { .. } | Self::RequestSense { .. })
     }
 
     /// Whether it needs a unit that was not stopped.

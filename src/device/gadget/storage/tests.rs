@@ -649,8 +649,7 @@ fn sequential_reads_are_read_ahead_and_others_are_not() {
 fn sessions_begin_with_an_attention_and_the_same_data() {
     let mut host = Host::new("", Pace::None);
     host.write(0, &[4; 512]);
-    let setup =
-        Setup { request_type: 0x23, request: 3, value: 4, index: 1, length: 0 };
+    let setup = Setup { request_type: 0x23, request: 3, value: 4, index: 1, length: 0 };
     assert_eq!(host.bench.tell(setup, &[]), 0, "a port reset");
     assert_eq!(host.ask(&[opcode::INQUIRY, 0, 0, 0, 36, 0], 36).verdict, 0, "never held up");
     assert_eq!(host.ask(&read_10(0, 1), 512).verdict, 1);
@@ -693,9 +692,10 @@ enum Step {
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let place = || (0..BLOCKS, 1..400_usize).prop_map(|(first, count)| {
-        (first, count.min((BLOCKS - first) as usize))
-    });
+    let place = || {
+        (0..BLOCKS, 1..400_usize)
+            .prop_map(|(first, count)| (first, count.min((BLOCKS - first) as usize)))
+    };
     prop_oneof![
         4 => place().prop_map(|(first, count)| Step::Read(first, count)),
         2 => (0..64_u64).prop_map(|first| Step::Read(first * 64, 64)),
