@@ -89,3 +89,12 @@ pub const DISK_CACHE_BYTES: usize = 2 * 1024 * 1024;
 
 /// Largest simulated disk in memory, in bytes; its host may write to all of it.
 pub const RAM_DISK_BYTES: u64 = 4 << 30;
+
+/// Bytes on their way in one direction of a simulated serial line: a few transfers of a host.
+pub const SERIAL_BYTES: usize = 64 * 1024;
+
+/// Largest script of a simulated keyboard or mouse, in bytes.
+pub const SCRIPT_BYTES: usize = 1024 * 1024;
+
+/// Longest line of such a script, in bytes: what it makes the device do is kept in memory.
+pub const SCRIPT_LINE_BYTES: usize = 4096;

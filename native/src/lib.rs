@@ -18,6 +18,7 @@ mod attempt;
 pub mod backend;
 pub mod bell_slot;
 pub mod block;
+pub mod byte_queue;
 #[cfg(any(target_os = "linux", target_os = "macos"))]
 mod chime;
 pub mod client;
@@ -26,10 +27,12 @@ pub mod clock;
 pub mod contract;
 pub mod disk;
 pub mod doorbell;
+pub mod feed;
 pub mod handle;
 pub mod local;
 pub mod op;
 pub mod process;
+pub mod pty;
 pub mod reactor;
 #[cfg(any(target_os = "linux", target_os = "macos"))]
 mod readiness;
@@ -59,6 +62,7 @@ use unsupported as platform;
 pub use arena::{Arena, ArenaBlock};
 pub use bell_slot::BellSlot;
 pub use block::Block;
+pub use byte_queue::ByteQueue;
 pub use doorbell::Doorbell;
 pub use handle::Handle;
 pub use op::{Completion, Interest, Op, OsError, Outcome, Piece, Token};

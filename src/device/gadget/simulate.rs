@@ -4,12 +4,26 @@ use super::OptionError;
 use super::audio::microphone::{MicrophoneExport, MicrophoneOptions};
 use super::audio::speaker::{SpeakerExport, SpeakerOptions};
 use super::camera::{CameraExport, CameraOptions};
+use super::hid::{KeyboardExport, KeyboardOptions, MouseExport, MouseOptions};
+use super::serial::{SerialExport, SerialOptions};
 use super::storage::{StorageExport, StorageOptions};
 use super::zero::{ZeroExport, ZeroOptions};
 use crate::device::Export;
 
 /// The devices there are: how each is called and how its options are read.
 const KINDS: &[(&str, Reader)] = &[
+    ("keyboard", |options| {
+        let options = KeyboardOptions::parse(options)?;
+        Ok(SimulatedSpec::new(move |number| KeyboardExport::keyboard(&options, number)))
+    }),
+    ("mouse", |options| {
+        let options = MouseOptions::parse(options)?;
+        Ok(SimulatedSpec::new(move |number| MouseExport::mouse(&options, number)))
+    }),
+    ("serial", |options| {
+        let options = SerialOptions::parse(options)?;
+        Ok(SimulatedSpec::new(move |number| SerialExport::serial(&options, number)))
+    }),
     ("storage", |options| {
         let options = StorageOptions::parse(options)?;
         Ok(SimulatedSpec::new(move |number| StorageExport::storage(&options, number)))
@@ -130,7 +144,7 @@ mod tests {
     fn errors_say_what_there_is() {
         let error = |text: &str| parse(text).expect_err(text).to_string();
         assert!(
-            error("one").starts_with("no simulated device is named \"one\"; there is: storage")
+            error("one").starts_with("no simulated device is named \"one\"; there is: keyboard")
         );
         assert!(error("zero,").contains("named \"\""));
         assert!(error("zero:pattern=x").starts_with("zero: pattern=x"));

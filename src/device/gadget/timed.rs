@@ -121,6 +121,9 @@ impl<F: Function> Gadget<F> {
         let Some(urb) = self.pool.front_mut(endpoint.queue) else { return false };
         let remaining = urb.submission.length as usize - urb.actual;
         if limit == 0 && remaining.max(EMPTY_TRANSFER_BYTES) > self.bulk.left {
+            // What spent the budget may have been what this one waits for: it is asked again in
+            // the next frame, though nothing else may happen by then.
+            endpoint.waiting = false;
             return false;
         }
         let before = urb.actual;
