@@ -16,3 +16,6 @@ pub const fn presence(_bus_id: &str) -> Option<String> {
 pub fn export(bus_id: &str, _force: bool) -> Result<Box<dyn Export + Send>, String> {
     Err(format!("{bus_id}: devices of this system cannot be exported yet; see --simulate"))
 }
+
+/// See `usbfs::recover_in_background`.
+pub const fn recover_in_background() {}

@@ -52,6 +52,7 @@ const MAILBOX_MESSAGES: usize = 1024;
 /// back in time when it stopped.
 pub fn run(config: &ServeConfig) -> Result<(), Error> {
     config.check()?;
+    real::recover_in_background();
     let mut exports = Exports::default();
     add_simulated(&mut exports, &config.simulate)?;
     let watched = add_real(&mut exports, config)?;

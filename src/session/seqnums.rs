@@ -75,7 +75,7 @@ impl SeqnumIndex {
         // Seqnums count up. Multiplied by 2^32 over the golden ratio they lie far from each other,
         // so that taking one out does not have to look at all the others.
         let spread = u64::from(seqnum.wrapping_mul(0x9e37_79b1));
-        (spread * self.cells.len() as u64 >> 32) as usize
+        ((spread * self.cells.len() as u64) >> 32) as usize
     }
 
     fn after(&self, at: usize) -> usize {

@@ -3,6 +3,7 @@
 pub(crate) mod backends;
 pub mod epoll;
 pub(crate) mod eventfd;
+pub mod held_file;
 pub(crate) mod realtime;
 #[doc(hidden)]
 pub mod refuse;

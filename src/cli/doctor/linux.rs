@@ -9,6 +9,7 @@ use usbip_fast_native::linux::vhci::Files;
 use usbip_fast_native::process::is_superuser;
 
 use super::Finding;
+use crate::device::usbfs::{self, Recovered};
 use crate::host::vhci::Vhci;
 use crate::host::{HostController, Hub, Port, PortState};
 
@@ -38,6 +39,7 @@ pub(super) fn findings() -> Vec<Finding> {
         system.vhci(),
     ];
     findings.extend(ports());
+    findings.extend(usbfs::recover().into_iter().map(leftover));
     findings.push(system.helper_module("usbip_host", "only the kernel's own server needs it"));
     findings.push(system.helper_module("dummy_hcd", "only tests with gadgets need it"));
     findings
@@ -227,6 +229,25 @@ fn io_uring(result: &Result<RingMode, Refused>) -> Finding {
         _ => "",
     };
     Finding::warn(name, format!("{refused}: epoll is used"), command)
+}
+
+/// A device that a server which was killed had left without its drivers.
+fn leftover(Recovered { bus_id, result }: Recovered) -> Finding {
+    let left = format!("{bus_id} was left without drivers by a server that was killed");
+    match result {
+        Ok(drivers) => {
+            let detail = format!("{left}; it has them again now: {}", drivers.join(", "));
+            Finding::ok("left devices", detail)
+        }
+        Err(reason) if is_superuser() => Finding::warn(
+            "left devices",
+            format!("{left}: {reason}"),
+            format!("plug {bus_id} in again"),
+        ),
+        Err(reason) => {
+            Finding::warn("left devices", format!("{left}: {reason}"), "sudo usbip-fast doctor")
+        }
+    }
 }
 
 /// How many ports are free, when the driver is there. Does not load it.

@@ -21,6 +21,8 @@ use linux as platform;
 use other as platform;
 
 /// Check this machine: modules, memory, rights, limits; what is missing and what to type
+///
+/// Devices that a server which was killed has left without drivers are given back to them.
 #[derive(Debug, Args)]
 pub(super) struct DoctorArgs {
     /// Print JSON

@@ -128,7 +128,7 @@ pub(super) fn interfaces(
 
 /// Whether a name in the directory of devices is a device on a port: `1-1.2`, but neither `usb1`
 /// nor `1-1.2:1.0`.
-fn is_bus_id(name: &str) -> bool {
+pub(super) fn is_bus_id(name: &str) -> bool {
     name.starts_with(|first: char| first.is_ascii_digit()) && !name.contains(':')
 }
 

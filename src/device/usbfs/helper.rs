@@ -9,11 +9,13 @@ use usbip_fast_native::linux::usbfs::{Control, Lane, UrbAddress, memory_limit_by
 use usbip_fast_native::{Doorbell, OsError};
 
 use super::enumerate::{self, SystemTree, Tree};
+use super::leftovers::{self, Before, Note};
 use super::safety;
 use super::translate::Request;
+use crate::usb::identity::DeviceDescription;
 
 /// The driver name of interfaces that a program has taken.
-const USBFS_DRIVER: &str = "usbfs";
+pub(super) const USBFS_DRIVER: &str = "usbfs";
 
 /// What to take.
 #[derive(Clone, Debug)]
@@ -101,14 +103,15 @@ pub(super) fn run(plan: &Plan, jobs: &Receiver<Job>, reports: &Sender<Report>, b
 }
 
 /// A device that is ours; given back when dropped.
-struct Taken {
+pub(super) struct Taken {
     bus_id: String,
+    /// For others, should this process be killed; goes when the device has been given back.
+    note: Option<Note>,
     control: Control,
     /// Open while the device is ours, so that no driver takes an interface by itself.
     hub: Option<Control>,
     descriptors: Vec<u8>,
-    original_configuration: u8,
-    original_drivers: Vec<(u8, String)>,
+    before: Before,
     configuration: u8,
     interfaces: Vec<Interface>,
     /// Whether URBs may have reached the device, so that it needs a reset.
@@ -136,6 +139,11 @@ impl Taken {
         if !plan.force {
             safety::check(&SystemTree, bus_id).map_err(|error| format!("{bus_id} {error}"))?;
         }
+        let is_usbfs = |driver| driver == USBFS_DRIVER;
+        if !plan.force && leftovers::drivers(&SystemTree, &found).any(is_usbfs) {
+            return Err(format!("{bus_id} is in use by another program"));
+        }
+        let (note, left) = Note::begin(&found).unzip();
         let hub = claim_port(bus_id);
         let path = node_path(found.bus_number, found.device_number);
         let (control, lane) = Control::open_with_lane(&path)
@@ -143,29 +151,64 @@ impl Taken {
         let capabilities = control.capabilities().map_err(|error| say("is no usbfs", error))?;
         let mut taken = Self {
             bus_id: bus_id.clone(),
+            note,
             control,
             hub,
-            descriptors: found.descriptors,
-            original_configuration: found.configuration,
-            original_drivers: Vec::new(),
+            before: Before::new(&found),
             configuration: found.configuration,
+            descriptors: found.descriptors,
             interfaces: Vec::new(),
             was_lent: false,
         };
         taken.interfaces = taken.interfaces_of(found.configuration);
-        taken.original_drivers = taken.drivers();
-        let in_use = taken.original_drivers.iter().any(|(_, driver)| driver == USBFS_DRIVER);
-        if in_use && !plan.force {
-            taken.interfaces.clear();
-            taken.original_drivers.clear();
-            return Err(format!("{bus_id} is in use by another program"));
-        }
+        taken.remember(left.flatten());
         taken.claim_all().map_err(|(interface, error)| {
             say(&format!("cannot take interface {interface}"), error)
         })?;
         taken.was_lent = true;
         let memory_limit_bytes = memory_limit_bytes().unwrap_or(0);
         Ok((taken, Opened { lane, capabilities, memory_limit_bytes }))
+    }
+
+    /// A device that a dead server has left, to be given back by dropping this. It is reset only
+    /// where nobody has any of it.
+    pub(super) fn left_behind(
+        found: &DeviceDescription,
+        control: Control,
+        before: Before,
+        is_free: bool,
+    ) -> Self {
+        Self {
+            bus_id: found.bus_id.clone(),
+            note: None,
+            control,
+            hub: None,
+            // In use, it stays in the configuration in which it is used.
+            configuration: if is_free { found.configuration } else { before.configuration },
+            before,
+            descriptors: Vec::new(),
+            interfaces: Vec::new(),
+            was_lent: is_free,
+        }
+    }
+
+    /// Notes what the device is before it is taken. What a dead server had noted holds where there
+    /// is no driver.
+    fn remember(&mut self, left: Option<Before>) {
+        self.before.drivers = self.drivers();
+        if let Some(left) = left {
+            self.before.configuration = left.configuration;
+            for (interface, driver) in left.drivers {
+                if !self.before.drivers.iter().any(|(number, _)| *number == interface) {
+                    self.before.drivers.push((interface, driver));
+                }
+            }
+        }
+        // By force taken from another program: it cannot have it back.
+        self.before.drivers.retain(|(_, driver)| driver != USBFS_DRIVER);
+        if let Some(note) = &self.note {
+            note.write(&self.before);
+        }
     }
 
     fn carry_out(&mut self, request: Request) -> Result<(), OsError> {
@@ -249,7 +292,7 @@ impl Taken {
         }
         if self.control.driver(interface) == Ok(None) {
             // A driver bound by hand is not found by matching.
-            let name = format!("{}:{}.{interface}", self.bus_id, self.original_configuration);
+            let name = format!("{}:{}.{interface}", self.bus_id, self.before.configuration);
             let _ = SystemTree.bind(&name, original);
         }
         match self.control.driver(interface) {
@@ -276,13 +319,14 @@ impl Drop for Taken {
         self.release_all();
         // Drivers are not bound while the port is claimed.
         self.hub = None;
-        if self.configuration != self.original_configuration {
-            let _ = self.control.set_configuration(self.original_configuration);
+        if self.configuration != self.before.configuration {
+            let _ = self.control.set_configuration(self.before.configuration);
         }
-        for (interface, driver) in &self.original_drivers {
-            if driver != USBFS_DRIVER {
-                self.restore_driver(*interface, driver);
-            }
+        for (interface, driver) in &self.before.drivers {
+            self.restore_driver(*interface, driver);
+        }
+        if let Some(note) = self.note.take() {
+            note.remove();
         }
     }
 }
@@ -315,7 +359,7 @@ fn parent(bus_id: &str) -> Option<(String, u32)> {
     Some((format!("usb{bus}"), port.parse().ok()?))
 }
 
-fn node_path(bus_number: u32, device_number: u32) -> PathBuf {
+pub(super) fn node_path(bus_number: u32, device_number: u32) -> PathBuf {
     format!("/dev/bus/usb/{bus_number:03}/{device_number:03}").into()
 }
 

@@ -4,12 +4,13 @@
 //! device from its drivers and makes every call that waits, while URBs are submitted and reaped on
 //! the reactor's thread. When a session ends, however it ends, URBs are killed, the device is
 //! reset, interfaces are released and the original drivers bound again. If the whole process dies,
-//! the kernel kills the URBs and releases the interfaces but binds no driver: they stay without one
-//! until the device is plugged in again or bound by hand.
+//! the kernel kills the URBs and releases the interfaces but binds no driver: the next server that
+//! starts does that ([`recover`]).
 
 mod enumerate;
 mod helper;
 mod isochronous;
+mod leftovers;
 mod machine;
 mod safety;
 mod translate;
@@ -32,6 +33,7 @@ use crate::limits;
 use crate::usb::identity::DeviceDescription;
 use crate::usb::transfer::Submission;
 
+pub use self::leftovers::{Recovered, recover, recover_in_background};
 pub use self::safety::InUse;
 
 /// poll(2) bits that say that a node's device is gone: POLLERR and POLLHUP.

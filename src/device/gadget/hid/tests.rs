@@ -21,7 +21,9 @@ fn mouse(text: &str, pace: Pace) -> Bench<Hid<Mouse>> {
 /// All reports there are, with `depth` transfers in flight.
 fn reports<K: Kind + Send + 'static>(bench: &mut Bench<Hid<K>>, depth: usize) -> Vec<Vec<u8>> {
     let mut found = Vec::new();
-    (0..depth).for_each(|_| drop(bench.submit_in(IN, 8)));
+    for _ in 0..depth {
+        bench.submit_in(IN, 8);
+    }
     while let Some(answer) = bench.wait() {
         assert_eq!(answer.status, 0);
         found.push(answer.data);
