@@ -323,7 +323,8 @@ fn a_disk_with_more_blocks_than_ten_bytes_can_say() {
 #[test]
 fn failures_have_their_sense_codes() {
     let mut host = Host::new("", Pace::None);
-    let cases: [(&[u8], u32, (u8, u8, u8)); 11] = [
+    type Case<'a> = (&'a [u8], u32, (u8, u8, u8));
+    let cases: [Case<'_>; 11] = [
         (&[0xff, 0, 0, 0, 0, 0], 0, (5, 0x20, 0)),
         (&[0x04, 0, 0, 0, 0, 0], 0, (5, 0x20, 0)),
         (&read_10(BLOCKS, 1), 512, (5, 0x21, 0)),
