@@ -231,8 +231,8 @@ impl ConfigurationBuilder {
         self.endpoint_with(spec, speed, &[])
     }
 
-    /// As [`endpoint`](Self::endpoint), its descriptor lengthened by what a class defines behind the
-    /// standard fields.
+    /// As [`endpoint`](Self::endpoint), its descriptor lengthened by what a class defines behind
+    /// the standard fields.
     #[must_use]
     pub fn endpoint_with(mut self, spec: EndpointSpec, speed: Speed, more: &[u8]) -> Self {
         let interface = self.interface.expect("an endpoint follows an interface");
