@@ -1,9 +1,9 @@
 //! The test picture: colour bars with a bouncing ball, a grey ramp with a running mark, the frame
 //! number in digits, and the same number in black and white blocks for programs to read back.
 //!
-//! It is made of cells of 8 × 8 pixels with one brightness each, and pairs of cells with one colour.
-//! That suits both formats: YUY2 has one colour for two pixels, and a JPEG whose cells are flat is
-//! exact, small and quickly made. From top to bottom:
+//! It is made of cells of 8 × 8 pixels with one brightness each, and pairs of cells with one
+//! colour. That suits both formats: YUY2 has one colour for two pixels, and a JPEG whose cells are
+//! flat is exact, small and quickly made. From top to bottom:
 //!
 //! ```text
 //! ┌──────────────────────────────┐
