@@ -201,7 +201,7 @@ impl Storage {
                 self.page.units();
                 room
             }
-            Request::RequestSense { room } => {
+            Request::Sense { room } => {
                 // Without sense data it tells of the reset, and the host knows then.
                 if self.sense == Sense::default() && std::mem::take(&mut self.attention) {
                     self.sense = Sense::RESET;

@@ -54,7 +54,7 @@ pub(super) enum Request {
     /// REPORT LUNS.
     ReportUnits { room: usize },
     /// REQUEST SENSE.
-    RequestSense { room: usize },
+    Sense { room: usize },
     /// START STOP UNIT.
     Spin { start: bool },
     /// SYNCHRONIZE CACHE.
@@ -81,7 +81,7 @@ pub(super) fn decode(block: &[u8; 16], length: usize, blocks: u64) -> Result<Req
     let range = |first: u64, count: u64| range(first, count, blocks);
     Ok(match block[0] {
         opcode::TEST_UNIT_READY => Request::TestReady,
-        opcode::REQUEST_SENSE => Request::RequestSense { room: c.byte(4) as usize },
+        opcode::REQUEST_SENSE => Request::Sense { room: c.byte(4) as usize },
         opcode::READ_6 => Request::Read(range(c.first_6(), c.count_6())?),
         opcode::WRITE_6 => {
             Request::Write { range: range(c.first_6(), c.count_6())?, durable: false }
@@ -126,7 +126,7 @@ impl Request {
     /// Whether it is carried out, and leaves the sense data alone, whatever state the unit is in
     /// (SPC-4 §5.14, SAM-5 §5.14).
     pub(super) fn ignores_attention(self) -> bool {
-        matches!(self, Self::Inquiry { .. } | Self::ReportUnits { .. } | Self::RequestSense { .. })
+        matches!(self, Self::Inquiry { .. } | Self::ReportUnits { .. } | Self::Sense { .. })
     }
 
     /// Whether it needs a unit that was not stopped.
