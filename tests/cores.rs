@@ -28,7 +28,7 @@ impl Served {
     fn start(options: &[&str]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_usbip-fast"))
             .args(["serve", "--listen", "127.0.0.1:0", "--simulate"])
-            .arg(vec!["zero:pace=none"; 4].join(","))
+            .arg(["zero:pace=none"; 4].join(","))
             .args(options)
             .stderr(Stdio::piped())
             .spawn()
