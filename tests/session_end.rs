@@ -89,6 +89,7 @@ impl Scene {
         let moved = self.transfer(|socket| Op::Send {
             socket,
             pieces: [Some(Piece { block, range: 0..bytes.len() }), None],
+            quiet: false,
         });
         assert_eq!(moved.result.map(|outcome| matches!(outcome, Outcome::Moved(_))), Ok(true));
     }
