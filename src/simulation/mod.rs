@@ -347,7 +347,7 @@ impl World {
         self.hurry = true;
         let mut idle = 0;
         let mut closed = self.struck;
-        let mut waited = false;
+        let mut pauses = 0;
         for _ in 0..200_000 {
             self.turn()?;
             if self.server.end().is_some() {
@@ -358,10 +358,11 @@ impl World {
             if idle >= 2000 && closed {
                 return Err("the session does not see the end of the stream".into());
             }
-            if idle >= 50 && !waited {
-                // What is only held back for a time comes out now.
+            if idle >= 50 && pauses < 3 {
+                // What is only held back for a time comes out now: an early unlink; a cancel that
+                // was late, then what it has ended.
                 self.pause(HOLD_TIMEOUT * 2);
-                waited = true;
+                pauses += 1;
                 idle = 0;
             }
             if idle >= 50 && !closed {
