@@ -1,6 +1,6 @@
-//! What happens where the kernel refuses: io_uring by a seccomp filter as containers have it, locked
-//! memory and priorities by limits. Each in a process of its own, because neither can be taken off
-//! again.
+//! What happens where the kernel refuses: io_uring by a seccomp filter as containers have it,
+//! locked memory and priorities by limits. Each in a process of its own, because neither can be
+//! taken off again.
 
 #![cfg(target_os = "linux")]
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "a test of native")]

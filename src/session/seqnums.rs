@@ -93,8 +93,8 @@ mod tests {
     use proptest::prelude::*;
     use std::collections::HashMap;
 
-    /// Keys of which all have one home, or two, so that runs of collisions appear: the factor undoes
-    /// the spreading.
+    /// Keys of which all have one home, or two, so that runs of collisions appear: the factor
+    /// undoes the spreading.
     fn colliding(number: u32) -> u32 {
         let half = if number.is_multiple_of(3) { 1 << 31 } else { 0 };
         (number + half).wrapping_mul(0x0e8b_2f51)

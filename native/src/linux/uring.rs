@@ -211,8 +211,8 @@ impl Uring {
         }
     }
 
-    /// As [`enter`](Self::enter), but looks for completions for a while before it sleeps; then takes
-    /// them.
+    /// As [`enter`](Self::enter), but looks for completions for a while before it sleeps; then
+    /// takes them.
     fn enter_and_reap(
         &mut self,
         patience: Option<Duration>,

@@ -47,8 +47,8 @@ fn open_default(folder: &Path, listen: &[SocketAddr]) -> Option<LocalListener> {
     }
 }
 
-/// Opens the admin socket of a server in `folder`, which is made if it is not there, under the first
-/// name that no other server has.
+/// Opens the admin socket of a server in `folder`, which is made if it is not there, under the
+/// first name that no other server has.
 ///
 /// # Errors
 ///

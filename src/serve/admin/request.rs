@@ -31,7 +31,11 @@ pub(super) enum Request {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum RequestError {
     /// The interval is out of bounds.
-    #[error("interval_ms is {interval_ms}; write {} to {}", INTERVALS_MS.start(), INTERVALS_MS.end())]
+    #[error(
+        "interval_ms is {interval_ms}; write {} to {}",
+        INTERVALS_MS.start(),
+        INTERVALS_MS.end()
+    )]
     Interval {
         /// What was asked for.
         interval_ms: u64,
