@@ -4,6 +4,7 @@ mod floor;
 mod load;
 mod report;
 mod sample;
+mod streams;
 
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
@@ -15,10 +16,12 @@ use self::floor::Floor;
 use self::load::Load;
 use self::report::Report;
 use self::sample::Sample;
+use self::streams::Streams;
 use super::ServerArgs;
 use crate::attach::{self, Patience};
 use crate::config::ReactorChoice;
 use crate::error::Error;
+use crate::host::userspace::Client;
 use crate::reactor::select::Choice;
 
 /// Device and floor are measured in this many turns each, so that what else the machine does
@@ -26,7 +29,7 @@ use crate::reactor::select::Choice;
 const ROUNDS: u32 = 5;
 
 /// Measure rate, throughput and latency of an exported device
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct BenchArgs {
     /// The server: a name, an address or HOST:PORT
     #[arg(short, long, value_name = "HOST")]
@@ -41,6 +44,10 @@ pub struct BenchArgs {
     #[arg(long, value_name = "N", default_value_t = 1,
         value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub depth: u32,
+    /// Devices at once, each with a connection: -b names the first, as sim-1, and sim-2 follows
+    #[arg(long, value_name = "N", default_value_t = 1, conflicts_with = "floor",
+        value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub streams: u32,
     /// Bytes of each transfer; what suits the kind if left away
     #[arg(long, value_name = "BYTES")]
     pub size: Option<u32>,
@@ -107,10 +114,12 @@ impl BenchArgs {
 ///
 /// When the device cannot be had, has no such endpoint, or fails a transfer.
 pub fn run(args: &BenchArgs, out: &mut dyn Write) -> Result<(), Error> {
-    let choice = Choice::from(args.reactor);
-    let client = attach::client(&args.server()?, &args.bus_id, choice, &Patience::default())?;
-    let mut load = Load::new(client, args)?;
     let total = Duration::from_secs_f64(args.seconds);
+    if args.streams > 1 {
+        let Streams { sample, description, wire } = streams::run(args, total)?;
+        return print(&Report::new(args, &description, wire, &[(sample, None)]), args, out);
+    }
+    let mut load = Load::new(connect(args, &args.bus_id)?, args)?;
     let mut progress = Progress::new(total * if args.floor { 2 } else { 1 });
     // What comes before the measurement warms both ends up and shows the size of an answer.
     let warm = load.run(total / 20, &mut |_| {})?;
@@ -135,7 +144,15 @@ pub fn run(args: &BenchArgs, out: &mut dyn Write) -> Result<(), Error> {
         rounds.push((device, bare));
     }
     progress.finish();
-    let report = Report::new(args, load.description(), load.wire(&warm), &rounds);
+    print(&Report::new(args, load.description(), load.wire(&warm), &rounds), args, out)
+}
+
+fn connect(args: &BenchArgs, bus_id: &str) -> Result<Client, Error> {
+    let choice = Choice::from(args.reactor);
+    Ok(attach::client(&args.server()?, bus_id, choice, &Patience::default())?)
+}
+
+fn print(report: &Report, args: &BenchArgs, out: &mut dyn Write) -> Result<(), Error> {
     if args.json {
         report.print_json(out)?
     } else {

@@ -171,5 +171,8 @@ mod tests {
         assert!((figures.megabytes_per_second - 1.0).abs() < 1e-6);
         assert!((figures.latency_us.p50 - 50_000.0).abs() < 100.0);
         assert!((figures.latency_us.max - 100_000.0).abs() < 100.0);
+        let together = Figures::new(&Sample::together([&round, &round].into_iter()));
+        assert_eq!(together.urbs, 200);
+        assert!((together.urbs_per_second - 2000.0).abs() < 1e-3);
     }
 }

@@ -71,6 +71,17 @@ impl Sample {
         self.latencies.max() as f64 / 1e3
     }
 
+    /// What ran at the same time as one: counts add up, the time is that of the longest.
+    pub(super) fn together<'a>(streams: impl Iterator<Item = &'a Self>) -> Self {
+        let mut longest = Duration::ZERO;
+        let streams = streams.inspect(|stream| {
+            longest = longest.max(stream.now.saturating_sub(stream.started));
+        });
+        let mut sum = Self::sum(streams);
+        sum.now = sum.started + longest;
+        sum
+    }
+
     /// All rounds as one.
     pub(super) fn sum<'a>(rounds: impl Iterator<Item = &'a Self>) -> Self {
         let mut sum = Self::new();
