@@ -6,6 +6,7 @@
     reason = "a chore reads files and runs programs"
 )]
 
+mod plot;
 mod targets;
 mod toolchain;
 
@@ -16,6 +17,7 @@ usage: cargo xtask COMMAND
 
   darwin-check     type-check and lint for macOS, on any Debian machine
   portable-check   compile for ARM64 Linux, Windows and FreeBSD
+  plot             draw `title`, `x`, `y` and SERIES lines of standard input as SVG
 ";
 
 fn main() -> ExitCode {
@@ -24,6 +26,7 @@ fn main() -> ExitCode {
     let outcome = match (command.as_deref(), arguments.next()) {
         (Some("darwin-check"), None) => targets::run("darwin-check", targets::DARWIN),
         (Some("portable-check"), None) => targets::run("portable-check", targets::PORTABLE),
+        (Some("plot"), None) => plot::run(),
         (Some("-h" | "--help"), None) => {
             print!("{USAGE}");
             return ExitCode::SUCCESS;
