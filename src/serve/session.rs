@@ -409,8 +409,8 @@ impl Session {
         let Some(mut buffer) = buffer else { return self.stop("no memory for a send buffer") };
         let room = &mut buffer.as_mut()[..limits::SEND_BUFFER_BYTES];
         let Transmit { buffered, block, .. } = self.exporter.poll_transmit(room);
-        // Only what is queued behind it waits for this send, or the end of a session whose device is
-        // gone.
+        // Only what is queued behind it waits for this send, or the end of a session whose device
+        // is gone.
         let quiet = !self.exporter.has_transmit() && self.device.state() == DeviceState::Ready;
         self.meter.answered(self.exporter.answered());
         let large = block.map(|(block, range)| Piece { block, range });
