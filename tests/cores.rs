@@ -6,7 +6,8 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, ChildStderr, Command, Stdio};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use usbip_fast::attach::{self, Patience, Server};
 use usbip_fast::host::userspace::Client;
@@ -48,6 +49,19 @@ impl Served {
 
     fn client(&self, bus_id: &str) -> Client {
         attach::client(&self.server, bus_id, Choice::Auto, &Patience::default()).expect("exported")
+    }
+
+    /// As [`client`](Self::client), of a device that another client may still be letting go of.
+    fn client_when_free(&self, bus_id: &str) -> Client {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let patience = Patience::default();
+            match attach::client(&self.server, bus_id, Choice::Auto, &patience) {
+                Ok(client) => return client,
+                Err(error) => assert!(Instant::now() < end, "{error}"),
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
     }
 
     /// Ends it as an operator would; returns its log.
@@ -132,8 +146,8 @@ fn a_session_goes_where_the_fewest_are() {
     let first = served.client("sim-1");
     let second = served.client("sim-2");
     drop(second);
-    // Core 1 is free again as soon as its device is.
-    let third = served.client("sim-2");
+    // Core 1 is free again as soon as its device is, which takes the server a moment to see.
+    let third = served.client_when_free("sim-2");
     drop((first, third));
     let log = plain(&served.stop());
     assert_eq!(numbers(&log, " import", "core"), [0, 1, 1], "{log}");

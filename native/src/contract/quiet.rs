@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::contract::driver::pattern;
+use crate::contract::driver::{content, pattern};
 use crate::contract::{Driver, Ground, Row};
 use crate::handle::Handle;
 use crate::op::{Op, Outcome, Token};
@@ -30,12 +30,19 @@ fn completes_with_the_next(ground: &dyn Ground) {
         let request = driver.receive(&two, 100);
         let data = pattern(round, 66);
         let answer = send_quietly(&mut driver, &one, &data);
-        assert_eq!(driver.rest(&two, request, 66), data);
+        let mut got = driver.moved(request);
         let late = ground.now() + LONG;
-        while driver.take(answer).is_none() {
+        let done = loop {
+            if let Some(done) = driver.take(answer) {
+                break done;
+            }
             assert!(ground.now() < late, "its completion came too late");
             driver.turn(Some(ground.now()));
-        }
+        };
+        let Ok(Outcome::Moved(count)) = done.result else { panic!("{done:?}") };
+        driver.send_all(&one, &data[count..]);
+        got.extend(driver.receive_all(&two, data.len() - got.len()));
+        assert_eq!(got, data);
     }
     assert!(!driver.has_arrived());
 }
@@ -78,11 +85,14 @@ fn slow_reader(ground: &dyn Ground) {
     let (one, two) = ground.pair();
     let data = pattern(3, TOTAL);
     let (mut sent, mut got) = (0, Vec::with_capacity(TOTAL));
-    let mut send = None;
+    let (mut send, mut receive) = (None, None);
     while got.len() < TOTAL {
         if send.is_none() && sent < TOTAL {
             let part = &data[sent..TOTAL.min(sent + 200_000)];
             send = Some(send_quietly(&mut driver, &one, part));
+        }
+        if receive.is_none() {
+            receive = Some(driver.receive(&two, 50_000));
         }
         driver.turn(Some(ground.now()));
         if let Some(done) = send.and_then(|token| driver.take(token)) {
@@ -90,9 +100,10 @@ fn slow_reader(ground: &dyn Ground) {
             sent += count;
             send = None;
         }
-        if send.is_some() || sent > got.len() {
-            let token = driver.receive(&two, 50_000);
-            got.extend(driver.moved(token));
+        if let Some(done) = receive.and_then(|token| driver.take(token)) {
+            let Ok(Outcome::Moved(count)) = done.result else { panic!("{done:?}") };
+            got.extend(content(&done.pieces, count));
+            receive = None;
         }
     }
     assert_eq!(got, data);
@@ -105,11 +116,10 @@ fn many(ground: &dyn Ground) {
         let sends: Vec<_> =
             pairs.iter().map(|(one, _)| send_quietly(&mut driver, one, b"answer")).collect();
         let receives: Vec<_> = pairs.iter().map(|(_, two)| driver.receive(two, 100)).collect();
-        for (token, (_, two)) in receives.into_iter().zip(&pairs) {
-            assert_eq!(driver.rest(two, token, 6), b"answer", "round {round}");
-        }
-        for token in sends {
-            assert_eq!(driver.moved(token).len(), 6);
+        for ((send, receive), (one, two)) in sends.into_iter().zip(receives).zip(&pairs) {
+            let count = driver.moved(send).len();
+            driver.send_all(one, &b"answer"[count..]);
+            assert_eq!(driver.rest(two, receive, 6), b"answer", "round {round}");
         }
     }
     assert!(!driver.has_arrived());
