@@ -170,6 +170,17 @@ impl Op {
         }
     }
 
+    /// Bytes of its memory that it may read or fill.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Receive { pieces, .. } | Self::Send { pieces, .. } => {
+                pieces.iter().flatten().map(|piece| piece.range.len()).sum()
+            }
+            Self::Accept { .. } | Self::Connect { .. } | Self::Poll { .. } => 0,
+        }
+    }
+
     /// Takes the operation apart; what is left is its memory.
     #[must_use]
     pub fn into_pieces(self) -> [Option<Piece>; 2] {

@@ -11,6 +11,7 @@ pub(super) const CHECKS: &[Row] = &[
     ("a quiet send completes with what comes next", completes_with_the_next),
     ("a quiet send completes at the deadline at the latest", completes_at_the_deadline),
     ("a quiet send that cannot go on keeps nothing else waiting", stalled),
+    ("a quiet send that moves a part says so at once", partial),
     ("quiet sends lose no byte to a slow reader", slow_reader),
     ("many quiet sends in a turn complete once each", many),
 ];
@@ -77,6 +78,32 @@ fn stalled(ground: &dyn Ground) {
     }
     driver.reactor.cancel(stuck);
     driver.wait(stuck);
+}
+
+/// Nobody else has anything to say meanwhile, so nothing else would end the turn: the rest of an
+/// answer must not wait for that.
+fn partial(ground: &dyn Ground) {
+    let mut driver = Driver::new(ground);
+    let (one, _two) = ground.pair();
+    let data = pattern(5, 8 * 1024 * 1024);
+    for _ in 0..2 {
+        let begun = ground.now();
+        let send = send_quietly(&mut driver, &one, &data);
+        driver.turn(Some(begun + LONG));
+        let took = ground.now() - begun;
+        match driver.take(send).map(|done| done.result) {
+            Some(Ok(Outcome::Moved(count))) if count < data.len() => {
+                assert!(took < LONG / 2, "{count} bytes were told of after {took:?}");
+            }
+            Some(Ok(Outcome::Moved(_))) => {}
+            // There was no room at all: it waits for some.
+            None => {
+                driver.reactor.cancel(send);
+                driver.wait(send);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
 }
 
 fn slow_reader(ground: &dyn Ground) {

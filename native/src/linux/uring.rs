@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use io_uring::squeue::Entry;
-use io_uring::{IoUring, cqueue, opcode, types};
+use io_uring::{IoUring, cqueue, opcode, squeue, types};
 
 use crate::attempt::accepted;
 use crate::backend::{Options, RingMode};
@@ -50,9 +50,11 @@ struct Uring {
     /// Entries for which the submission queue had no room, oldest first.
     backlog: VecDeque<Entry>,
     registered: Option<Registered>,
-    /// Entries in the submission queue whose completions come without waiting and are no reason
-    /// for a turn to end.
-    quiet: u32,
+    /// Operations in the submission queue that the kernel tells of only if they fail: index and
+    /// user data. Those it has taken without a word have succeeded in full.
+    silent: Vec<(u32, u64)>,
+    /// Whether the kernel can keep silent (Linux 5.17).
+    can_be_silent: bool,
     in_flight: usize,
     counters: ReactorCounters,
 }
@@ -62,6 +64,8 @@ struct Flight {
     op: Op,
     stage: Stage,
     cancelled: bool,
+    /// The kernel tells of it only if it fails, and has not.
+    silent: bool,
     /// Tells the operation from others that have had or will have its index.
     serial: u32,
 }
@@ -93,6 +97,7 @@ impl Uring {
             crate::signal::ignore_broken_pipe();
         }
         let capacity = ring.params().sq_entries() as usize;
+        let can_be_silent = ring.params().is_feature_skip_cqe_on_success();
         let mut uring = Self {
             ring,
             mode,
@@ -103,7 +108,8 @@ impl Uring {
             foreign: ForeignTable::default(),
             backlog: VecDeque::with_capacity(capacity),
             registered,
-            quiet: 0,
+            silent: Vec::with_capacity(capacity),
+            can_be_silent,
             in_flight: 0,
             counters: ReactorCounters::default(),
         };
@@ -145,7 +151,7 @@ impl Uring {
     fn push_op(&mut self, index: u32) {
         let place = self.foreign.place(index);
         let flight = self.table.get_mut(index);
-        let (entry, quiet) = match flight.stage {
+        let (entry, is_quiet) = match flight.stage {
             Stage::Waiting => (foreign::wait_entry(&flight.op), false),
             Stage::Direct => {
                 let fixed_slot = match (&flight.op, &mut self.registered) {
@@ -159,9 +165,17 @@ impl Uring {
             }
         };
         let user_data = self.user_data(index);
-        if self.push(entry.user_data(user_data)) && quiet {
-            self.quiet += 1;
+        let entry = entry.user_data(user_data);
+        if is_quiet && self.can_be_silent && self.backlog.is_empty() {
+            let silent = entry.clone().flags(squeue::Flags::SKIP_SUCCESS);
+            // SAFETY: as in `push`.
+            if unsafe { self.ring.submission().push(&silent) }.is_ok() {
+                self.table.get_mut(index).silent = true;
+                self.silent.push((index, user_data));
+                return;
+            }
         }
+        self.push(entry);
     }
 
     fn push_cancel(&mut self, user_data: u64) {
@@ -182,13 +196,34 @@ impl Uring {
         false
     }
 
-    /// The kernel entry: submits, and waits for a completion beside the quiet ones if `patience` is
-    /// not zero.
+    /// Completes the operations that the kernel has taken and told nothing of: a send that may not
+    /// wait is over when it is submitted, and a failed or short one was told of by then.
+    fn settle_silent(&mut self, completions: &mut Vec<Completion>) {
+        let queue = self.ring.submission();
+        // Word of a failure may be among what the completion queue had no room for.
+        if self.silent.is_empty() || !queue.is_empty() || queue.cq_overflow() {
+            return;
+        }
+        drop(queue);
+        let mut silent = std::mem::take(&mut self.silent);
+        for (index, user_data) in silent.drain(..) {
+            if self.find(user_data) != Some(index) || !self.table.get(index).silent {
+                continue;
+            }
+            let (token, flight) = self.table.remove(index);
+            self.in_flight -= 1;
+            let bytes = flight.op.bytes();
+            let pieces = flight.op.into_pieces();
+            completions.push(Completion { token, result: Ok(Outcome::Moved(bytes)), pieces });
+        }
+        self.silent = silent;
+    }
+
+    /// The kernel entry: submits, and waits for a completion if `patience` is not zero.
     fn enter(&mut self, patience: Option<Duration>) {
         self.counters.system_calls += 1;
         let submissions = u32::try_from(self.ring.submission().len()).expect("queues are small");
-        let quiet = std::mem::take(&mut self.quiet);
-        let wanted = if patience == Some(Duration::ZERO) { 0 } else { 1 + quiet };
+        let wanted = u32::from(patience != Some(Duration::ZERO));
         let timeout = patience.map(types::Timespec::from);
         let mut arguments = types::SubmitArgs::new();
         if let Some(timeout) = &timeout {
@@ -279,6 +314,7 @@ impl Uring {
     fn handle_op(&mut self, user_data: u64, result: i32, completions: &mut Vec<Completion>) {
         let index = self.find(user_data).expect("an operation completes once");
         let flight = self.table.get_mut(index);
+        flight.silent = false;
         let again = match (flight.stage, -result) {
             (Stage::Direct, libc::EAGAIN) => Some(Stage::Waiting),
             (Stage::Direct | Stage::Waiting, libc::EINTR) => Some(flight.stage),
@@ -329,7 +365,7 @@ impl Reactor for Uring {
         self.counters.operations += 1;
         self.in_flight += 1;
         let serial = self.counters.operations as u32;
-        let flight = Flight { op, stage: Stage::Direct, cancelled: false, serial };
+        let flight = Flight { op, stage: Stage::Direct, cancelled: false, silent: false, serial };
         let index = self.table.insert(token, flight);
         self.push_op(index);
     }
@@ -362,6 +398,7 @@ impl Reactor for Uring {
                 deadline.map(|deadline| deadline.saturating_sub(clock::now()))
             };
             rung |= self.enter_and_reap(patience, deadline, completions);
+            self.settle_silent(completions);
             let something = rung || completions.len() > before;
             let late = deadline.is_some_and(|at| at <= clock::now());
             if (something || late) && self.backlog.is_empty() {

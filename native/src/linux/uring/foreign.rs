@@ -126,15 +126,16 @@ pub(super) unsafe fn entry(op: &Op, place: *mut Foreign, fixed_slot: Option<u16>
     }
 }
 
-/// Whether the entry of `op` completes while it is submitted, whatever happens: then a turn can
-/// wait for one completion more than there are such entries.
+/// Whether the entry of `op` completes while it is submitted, whatever happens: then nothing has
+/// to be said of it if all went well.
 pub(super) fn completes_at_once(op: &Op, fixed_slot: Option<u16>) -> bool {
     matches!(op, Op::Send { quiet: true, .. }) && fixed_slot.is_none()
 }
 
 fn send_flags(op: &Op) -> libc::c_int {
     if completes_at_once(op, None) {
-        SEND_FLAGS | libc::MSG_DONTWAIT
+        // A send that moves a part only is a failed one for the kernel, and so told of.
+        SEND_FLAGS | libc::MSG_DONTWAIT | libc::MSG_WAITALL
     } else {
         // The kernel goes on after a partial send without coming back to us.
         SEND_FLAGS | libc::MSG_WAITALL
