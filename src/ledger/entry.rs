@@ -40,6 +40,20 @@ pub struct Identity {
 }
 
 impl Listed {
+    /// A real device, for every client.
+    #[must_use]
+    pub const fn real(description: DeviceDescription) -> Self {
+        let backend = Backend::Usbfs;
+        Self { description, networks: Vec::new(), backend, is_simulated: false }
+    }
+
+    /// A device made by this program, for every client.
+    #[must_use]
+    pub const fn simulated(description: DeviceDescription) -> Self {
+        let backend = Backend::Usbfs;
+        Self { description, networks: Vec::new(), backend, is_simulated: true }
+    }
+
     /// What tells it from another device at its bus id.
     #[must_use]
     pub fn identity(&self) -> Identity {

@@ -11,11 +11,13 @@ use usbip_fast_native::{Arena, Completion, Doorbell, Handle, Outcome, Reactor};
 
 use self::report::Past;
 use crate::device::{Export, Opener, Remains};
+use crate::ledger::Listed;
 use crate::limits;
 use crate::reactor::mailbox::{Receiver, Sender};
 use crate::reactor::turn::{self, Next};
 use crate::serve::admin;
 use crate::serve::door::{self, Door};
+use crate::serve::exports::Claim;
 use crate::serve::greeting::{Greeting, Progress};
 use crate::serve::session::{Epitaph, Io, Session, kind};
 use crate::serve::table::{Key, Table};
@@ -225,18 +227,21 @@ impl Core {
         let reply = match request {
             Request::DeviceList => {
                 let mut reply = Vec::new();
-                op::devlist_reply(&door.exports.available(), &mut reply);
+                op::devlist_reply(&door.exports.available(greeting.peer), &mut reply);
                 reply
             }
-            Request::Import(bus_id) => match door.exports.reserve(bus_id, greeting.peer) {
-                Ok((opener, description)) => {
-                    return self.start_session(key, opener, description, now);
+            Request::Import(bus_id) => {
+                match door.exports.lend(bus_id, Claim::Plain, greeting.peer, now) {
+                    Ok((opener, listed)) => {
+                        let description = listed.description.clone();
+                        return self.start_session(key, opener, description, now);
+                    }
+                    Err(refusal) => {
+                        tracing::info!(peer = %greeting.peer, "import refused: {refusal}");
+                        op::import_refusal(refusal.status()).to_vec()
+                    }
                 }
-                Err(refusal) => {
-                    tracing::info!(peer = %greeting.peer, "import refused: {refusal}");
-                    op::import_refusal(refusal.status()).to_vec()
-                }
-            },
+            }
         };
         let mut io = Io { reactor, arena: &self.arena, now };
         let progress = greeting.reply(&reply, &mut io);
@@ -299,10 +304,17 @@ impl Core {
                     self.door_mut().session_ended(core, &bus_id, remains);
                 }
                 Message::Changed { bus_id, export } => {
-                    let state = if export.is_some() { "is there" } else { "is not there" };
-                    tracing::info!("{bus_id} {state}");
-                    let export = export.map(|export| export as Box<dyn Export>);
-                    self.door_mut().exports.replace(&bus_id, export);
+                    let exports = &mut self.door_mut().exports;
+                    match export {
+                        Some(export) => {
+                            tracing::info!("{bus_id} is there");
+                            exports.plug(Listed::real(export.describe().clone()), export);
+                        }
+                        None => {
+                            tracing::info!("{bus_id} is not there");
+                            exports.unplug(&bus_id);
+                        }
+                    }
                 }
                 Message::Report { round } => self.report_wanted = Some(round),
                 Message::Reported { round, report, sessions } => {

@@ -143,11 +143,17 @@ impl Door {
     pub fn deadline(&self) -> Option<Duration> {
         let own = self.stop.map(|since| since + STOP_TIMEOUT).or(self.paused_until);
         let admin = self.admin.as_ref().and_then(Admin::deadline);
-        own.into_iter().chain(admin).min()
+        own.into_iter().chain(admin).chain(self.exports.deadline()).min()
     }
 
-    /// Ends the rest of the listeners.
+    /// Ends the rest of the listeners, and leases whose time is over.
     pub fn handle_deadline(&mut self, reactor: &mut dyn Reactor, now: Duration) {
+        if self.exports.deadline().is_some_and(|deadline| deadline <= now) {
+            self.exports.handle_deadline(now);
+        }
+        while let Some(publication) = self.exports.poll_publication() {
+            tracing::debug!(publication.sequence, "the exports have changed");
+        }
         if self.paused_until.is_some_and(|until| until <= now) {
             self.paused_until = None;
             self.accept_all(reactor);

@@ -24,6 +24,7 @@ use crate::device::Export;
 use crate::device::gadget::simulate;
 use crate::device::real;
 use crate::error::Error;
+use crate::ledger::Listed;
 use crate::limits;
 use crate::reactor::mailbox::{self, Receiver, Sender};
 use crate::reactor::{select, turn};
@@ -68,7 +69,7 @@ pub fn run_with(devices: Vec<Box<dyn Export>>, config: &ServeConfig) -> Result<(
     config.check_listen()?;
     let mut exports = Exports::default();
     for device in devices {
-        exports.add(device).map_err(named_twice)?;
+        add_simulated_one(&mut exports, device)?;
     }
     start(exports, Vec::new(), config)
 }
@@ -113,7 +114,7 @@ fn take_realtime(cores: usize) -> Result<(), Error> {
     })
 }
 
-fn named_twice(bus_id: String) -> Error {
+fn named_twice(bus_id: &str) -> Error {
     Error::Usage(format!("{bus_id} is named twice; name it once"))
 }
 
@@ -125,9 +126,18 @@ fn add_simulated(exports: &mut Exports, simulate: &[String]) -> Result<(), Error
             number = number.checked_add(1).ok_or_else(|| {
                 Error::Usage("at most 255 simulated devices; name fewer".to_owned())
             })?;
-            exports.add(spec.export(number)).map_err(named_twice)?;
+            add_simulated_one(exports, spec.export(number))?;
         }
     }
+    Ok(())
+}
+
+fn add_simulated_one(exports: &mut Exports, export: Box<dyn Export>) -> Result<(), Error> {
+    let description = export.describe().clone();
+    if exports.ledger().get(&description.bus_id).is_some() {
+        return Err(named_twice(&description.bus_id));
+    }
+    exports.plug(Listed::simulated(description), export);
     Ok(())
 }
 
@@ -142,11 +152,13 @@ fn add_real(exports: &mut Exports, config: &ServeConfig) -> Result<Vec<Watched>,
         );
     }
     for bus_id in &config.bus_ids {
-        exports.add_place(bus_id).map_err(named_twice)?;
+        if watched.iter().any(|other: &Watched| other.bus_id == *bus_id) {
+            return Err(named_twice(bus_id));
+        }
         let seen = real::presence(bus_id);
         if seen.is_some() {
             let export = real::export(bus_id, config.force).map_err(Error::Failed)?;
-            exports.replace(bus_id, Some(export));
+            exports.plug(Listed::real(export.describe().clone()), export);
         } else {
             tracing::warn!("{bus_id} is not there; it is exported when it comes");
         }

@@ -66,7 +66,7 @@ impl Core {
                 uptime_us: micros(now.saturating_sub(self.started.unwrap_or(now))),
                 listen: door.addresses(),
                 cores: self.cores.len(),
-                devices: door.exports.all().len(),
+                devices: door.exports.all().count(),
             };
             let admin = door.admin.as_mut().expect("checked above");
             admin.finish_round(server, &mut Io { reactor, arena: &self.arena, now });
