@@ -32,6 +32,8 @@ pub struct ServeConfig {
     pub force: bool,
     /// Where the commands of this machine reach the server.
     pub admin: AdminChoice,
+    /// Who may listen for changes of the exports.
+    pub control: ControlChoice,
 }
 
 impl Default for ServeConfig {
@@ -48,6 +50,7 @@ impl Default for ServeConfig {
             busy_poll: Duration::ZERO,
             force: false,
             admin: AdminChoice::Off,
+            control: ControlChoice::Plain,
         }
     }
 }
@@ -122,6 +125,19 @@ pub enum ReactorChoice {
     Epoll,
     /// kqueue (macOS).
     Kqueue,
+}
+
+/// What the control channel speaks with clients that know no leases; with those that do it speaks
+/// their dialect in any case.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum ControlChoice {
+    /// Numbers for states: sing-usbip from June 2026 on.
+    #[default]
+    Plain,
+    /// Words for states: sing-usbip before that.
+    PlainText,
+    /// No control channel at all.
+    Off,
 }
 
 /// Where the admin socket of a server is.

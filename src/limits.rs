@@ -98,3 +98,19 @@ pub const SCRIPT_BYTES: usize = 1024 * 1024;
 
 /// Longest line of such a script, in bytes: what it makes the device do is kept in memory.
 pub const SCRIPT_LINE_BYTES: usize = 4096;
+
+/// Most control connections: each client of the server has one.
+pub const CONTROL_CONNECTIONS: usize = 1024;
+
+/// Control connections that one address may begin at once: as many clients as a machine may run.
+pub const CONTROL_BURST: u32 = 256;
+
+/// Control connections that one address may begin in a second, once its burst is used.
+pub const CONTROL_RATE: u32 = 20;
+
+/// Most addresses whose control connections are counted, 48 bytes each; beyond that the one that is
+/// nearest to have its burst again is forgotten.
+pub const CONTROL_ADDRESSES: usize = 1024;
+
+/// Bytes of one receive on a control connection: a few requests.
+pub const CONTROL_RECEIVE_BYTES: usize = 1024;

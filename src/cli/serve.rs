@@ -9,7 +9,7 @@ use usbip_fast_native::client::Family;
 use usbip_fast_native::process;
 
 use super::{ServerArgs, split_port};
-use crate::config::{AdminChoice, Cidr, ReactorChoice, ServeConfig};
+use crate::config::{AdminChoice, Cidr, ControlChoice, ReactorChoice, ServeConfig};
 use crate::error::Error;
 
 /// Export USB devices of this machine, or simulated ones
@@ -48,6 +48,9 @@ pub(super) struct ServeArgs {
     /// root, else $XDG_RUNTIME_DIR/usbip-fast/serve.sock]
     #[arg(long, value_name = "PATH")]
     admin: Option<PathBuf>,
+    /// Tell clients of changes: plain, plain-text (for sing-usbip before June 2026) or off
+    #[arg(long, value_enum, default_value_t, value_name = "KIND", hide_possible_values = true)]
+    control: ControlChoice,
     /// Go on in the background
     #[arg(short = 'D', long)]
     daemon: bool,
@@ -164,6 +167,7 @@ impl ServeArgs {
             busy_poll: Duration::from_micros(self.busy_poll.unwrap_or(0)),
             force: self.force,
             admin: self.admin_choice()?,
+            control: self.control,
         })
     }
 

@@ -12,9 +12,7 @@ mod publisher;
 
 pub use self::announce::Announcement;
 pub use self::publisher::{ChannelError, Event, Publisher};
-
-/// The first eight bytes of a control connection, where others have an OP header.
-pub const PREFACE: [u8; 8] = *b"SBUSBIP1";
+pub use crate::wire::op::CONTROL_PREFACE as PREFACE;
 
 /// Which form of the protocol a peer speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

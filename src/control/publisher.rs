@@ -85,7 +85,7 @@ pub struct Publisher {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
-    /// Since then, the first bytes have come then.
+    /// Since then; the first four bytes have come then.
     Hello {
         since: Duration,
         begun: Option<Duration>,
@@ -129,6 +129,12 @@ impl Publisher {
             if capability::is_extended(capabilities))
     }
 
+    /// Whether the client may end the connection here: it has said hello, and no part of a frame.
+    #[must_use]
+    pub const fn is_between_frames(&self) -> bool {
+        matches!(self.stage, Stage::Subscribed { .. }) && self.input.is_empty()
+    }
+
     /// How many bytes it may be given next. Never 0, so that reading goes on.
     #[must_use]
     pub fn room(&self) -> usize {
@@ -138,10 +144,12 @@ impl Publisher {
     /// Takes what was read. Call [`poll_event`](Self::poll_event) until it has nothing more.
     pub fn handle_received(&mut self, bytes: &[u8], now: Duration) {
         self.last_heard = now;
-        if let Stage::Hello { begun, .. } = &mut self.stage {
+        self.input.extend_from_slice(bytes);
+        if let Stage::Hello { begun, .. } = &mut self.stage
+            && self.input.len() >= Dialect::Plain.header_bytes()
+        {
             begun.get_or_insert(now);
         }
-        self.input.extend_from_slice(bytes);
     }
 
     /// The next thing to do. Until it is done ([`subscribe`](Self::subscribe),

@@ -16,6 +16,7 @@ use crate::limits;
 use crate::reactor::mailbox::{Receiver, Sender};
 use crate::reactor::turn::{self, Next};
 use crate::serve::admin;
+use crate::serve::control;
 use crate::serve::door::{self, Door};
 use crate::serve::exports::Claim;
 use crate::serve::greeting::{Greeting, Progress};
@@ -76,6 +77,8 @@ pub struct NewSession {
     pub opener: Opener,
     /// The device.
     pub description: DeviceDescription,
+    /// Code of the answer.
+    pub reply_code: u16,
 }
 
 /// How one core is set up.
@@ -224,28 +227,48 @@ impl Core {
             unreachable!("a greeting has asked")
         };
         let door = self.door.as_mut().expect("greetings live on core 0");
-        let reply = match request {
+        let (bus_id, claim, reply_code) = match request {
             Request::DeviceList => {
                 let mut reply = Vec::new();
                 op::devlist_reply(&door.exports.available(greeting.peer), &mut reply);
-                reply
+                return self.reply(key, &reply, reactor, now);
             }
-            Request::Import(bus_id) => {
-                match door.exports.lend(bus_id, Claim::Plain, greeting.peer, now) {
-                    Ok((opener, listed)) => {
-                        let description = listed.description.clone();
-                        return self.start_session(key, opener, description, now);
-                    }
-                    Err(refusal) => {
-                        tracing::info!(peer = %greeting.peer, "import refused: {refusal}");
-                        op::import_refusal(refusal.status()).to_vec()
-                    }
-                }
+            Request::Control => return self.enter_control(key, now),
+            Request::Import(bus_id) => (bus_id, Claim::Plain, op::REP_IMPORT),
+            Request::ImportWithLease { bus_id, lease_id, nonce } => {
+                let claim = Claim::Lease { id: *lease_id, nonce: *nonce };
+                (bus_id, claim, op::REP_IMPORT_EXT)
             }
         };
+        match door.exports.lend(bus_id, claim, greeting.peer, now) {
+            Ok((opener, listed)) => {
+                let description = listed.description.clone();
+                self.start_session(key, opener, description, reply_code, now);
+            }
+            Err(refusal) => {
+                tracing::info!(peer = %greeting.peer, "import refused: {refusal}");
+                let reply = op::OpHeader::new(reply_code, refusal.status()).to_bytes();
+                self.reply(key, &reply, reactor, now);
+            }
+        }
+    }
+
+    fn reply(&mut self, key: Key, reply: &[u8], reactor: &mut dyn Reactor, now: Duration) {
+        let Some(Connection::Greeting(greeting)) = self.connections.get_mut(key) else {
+            unreachable!("a greeting has asked")
+        };
         let mut io = Io { reactor, arena: &self.arena, now };
-        let progress = greeting.reply(&reply, &mut io);
+        let progress = greeting.reply(reply, &mut io);
         self.handle_progress(key, progress, reactor, now);
+    }
+
+    /// Core 0: the connection becomes one that is told of changes.
+    fn enter_control(&mut self, key: Key, now: Duration) {
+        let Some(Connection::Greeting(greeting)) = self.connections.remove(key) else {
+            unreachable!("a greeting has asked")
+        };
+        let (peer, since) = (greeting.peer, greeting.since);
+        self.door_mut().controls.enter(greeting.into_socket(), peer, since, now);
     }
 
     /// Core 0: brings a session to the core that has the fewest.
@@ -254,6 +277,7 @@ impl Core {
         key: Key,
         opener: Opener,
         description: DeviceDescription,
+        reply_code: u16,
         now: Duration,
     ) {
         let Some(Connection::Greeting(greeting)) = self.connections.remove(key) else {
@@ -265,11 +289,11 @@ impl Core {
         let core = door.place_session();
         tracing::info!(%peer, bus_id = description.bus_id, core, "import");
         if core == self.index {
-            self.open_session(socket, peer, opener, &description, now);
+            self.open_session(socket, peer, opener, &description, reply_code, now);
             return;
         }
         let socket = socket.into_owned().expect("a socket with nothing in flight has one owner");
-        let session = NewSession { socket, peer, opener, description };
+        let session = NewSession { socket, peer, opener, description, reply_code };
         self.tell(core, Message::Start(Box::new(session)));
     }
 
@@ -279,11 +303,13 @@ impl Core {
         peer: SocketAddr,
         opener: Opener,
         description: &DeviceDescription,
+        reply_code: u16,
         now: Duration,
     ) {
         let device = opener(&self.doorbell);
         let key = self.connections.next_key();
-        let mut session = Session::new(key, peer, socket, device, description, now);
+        let session = Session::new(key, peer, socket, device, description, now);
+        let mut session = session.with_reply_code(reply_code);
         if self.stopping {
             session.stop("the server stops");
         }
@@ -296,9 +322,9 @@ impl Core {
         while let Some(message) = self.mail.try_receive() {
             match message {
                 Message::Start(new) => {
-                    let NewSession { socket, peer, opener, description } = *new;
+                    let NewSession { socket, peer, opener, description, reply_code } = *new;
                     let socket = Handle::new(socket);
-                    self.open_session(socket, peer, opener, &description, now);
+                    self.open_session(socket, peer, opener, &description, reply_code, now);
                 }
                 Message::Ended { core, bus_id, remains } => {
                     self.door_mut().session_ended(core, &bus_id, remains);
@@ -446,6 +472,11 @@ impl turn::Core for Core {
 
     fn handle(&mut self, completion: Completion, reactor: &mut dyn Reactor, now: Duration) {
         let token = completion.token;
+        if token.kind() >= control::kind::FIRST {
+            let door = self.door.as_mut().expect("only core 0 has such tokens");
+            let mut io = Io { reactor, arena: &self.arena, now };
+            return door.controls.handle(completion, &mut door.exports, &mut io);
+        }
         if token.kind() >= admin::kind::FIRST {
             return self.handle_admin(completion, reactor, now);
         }
@@ -477,6 +508,9 @@ impl turn::Core for Core {
             door.handle_deadline(reactor, now);
         }
         let more = self.settle_sessions(rung, reactor, now);
+        if let Some(door) = &mut self.door {
+            door.settle_controls(&mut Io { reactor, arena: &self.arena, now });
+        }
         self.settle_reports(reactor, now);
         if self.is_done(reactor, now) {
             return Next::Stop;

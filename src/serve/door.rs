@@ -10,6 +10,7 @@ use crate::config::ServeConfig;
 use crate::device::Remains;
 use crate::limits;
 use crate::serve::admin::Admin;
+use crate::serve::control::Controls;
 use crate::serve::exports::Exports;
 use crate::serve::session::Io;
 
@@ -38,6 +39,8 @@ pub struct Door {
     pub exports: Exports,
     /// The commands of this machine, unless they were declined.
     pub admin: Option<Admin>,
+    /// Who is told of changes of the exports.
+    pub controls: Controls,
     /// Sessions by core.
     load: Vec<usize>,
     stopped_cores: usize,
@@ -70,6 +73,7 @@ impl Door {
             config: config.clone(),
             exports,
             admin,
+            controls: Controls::new(config.control),
             load: vec![0; config.cores],
             stopped_cores: 0,
             started: false,
@@ -108,7 +112,7 @@ impl Door {
     pub fn admits(&mut self, peer: SocketAddr, connections: usize, now: Duration) -> bool {
         let refusal = if self.stop.is_some() {
             return false;
-        } else if connections >= limits::CONNECTIONS {
+        } else if connections + self.controls.len() >= limits::CONNECTIONS {
             "too many connections"
         } else if !self.config.admits(peer.ip()) {
             "its address is not allowed (--allow)"
@@ -143,16 +147,14 @@ impl Door {
     pub fn deadline(&self) -> Option<Duration> {
         let own = self.stop.map(|since| since + STOP_TIMEOUT).or(self.paused_until);
         let admin = self.admin.as_ref().and_then(Admin::deadline);
-        own.into_iter().chain(admin).chain(self.exports.deadline()).min()
+        let controls = self.controls.deadline();
+        own.into_iter().chain(admin).chain(controls).chain(self.exports.deadline()).min()
     }
 
     /// Ends the rest of the listeners, and leases whose time is over.
     pub fn handle_deadline(&mut self, reactor: &mut dyn Reactor, now: Duration) {
         if self.exports.deadline().is_some_and(|deadline| deadline <= now) {
             self.exports.handle_deadline(now);
-        }
-        while let Some(publication) = self.exports.poll_publication() {
-            tracing::debug!(publication.sequence, "the exports have changed");
         }
         if self.paused_until.is_some_and(|until| until <= now) {
             self.paused_until = None;
@@ -195,6 +197,12 @@ impl Door {
         if let Some(admin) = &mut self.admin {
             admin.close(io);
         }
+        self.controls.close(&mut self.exports, io);
+    }
+
+    /// Tells those who listen what has changed, and does what they ask.
+    pub fn settle_controls(&mut self, io: &mut Io<'_>) {
+        self.controls.settle(&mut self.exports, io);
     }
 
     /// Whether every session is over, every other core has stopped and no accept is in flight.
@@ -204,6 +212,7 @@ impl Door {
             && self.stopped_cores + 1 == cores
             && self.listeners.iter().all(|listener| !listener.accepting)
             && self.admin.as_ref().is_none_or(Admin::is_empty)
+            && self.controls.is_empty()
     }
 
     /// Whether the time to stop is over.

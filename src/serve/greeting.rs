@@ -21,6 +21,8 @@ pub struct Greeting {
     key: Key,
     /// Who has connected.
     pub peer: SocketAddr,
+    /// When it was accepted.
+    pub since: Duration,
     socket: Handle,
     step: Step,
     in_flight: Option<u8>,
@@ -63,7 +65,7 @@ impl Greeting {
         let handshake = Handshake::new(io.now);
         let buffer = io.arena.take(REQUEST_BYTES).map(Block::from);
         let step = Step::Asking { handshake, buffer };
-        let mut greeting = Self { key, peer, socket, step, in_flight: None };
+        let mut greeting = Self { key, peer, since: io.now, socket, step, in_flight: None };
         greeting.read(io);
         greeting
     }

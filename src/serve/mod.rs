@@ -1,6 +1,8 @@
 //! The server: cores, the door, sessions, put together.
 
 pub mod admin;
+mod announce;
+mod control;
 mod core;
 mod door;
 mod exports;
@@ -8,6 +10,7 @@ mod farewell;
 mod greeting;
 pub mod session;
 pub mod table;
+mod throttle;
 mod watch;
 
 use std::io;

@@ -146,6 +146,15 @@ impl Session {
         }
     }
 
+    /// The import is answered with this code: [`op::REP_IMPORT`] unless it is said here.
+    #[must_use]
+    pub fn with_reply_code(mut self, code: u16) -> Self {
+        if let Phase::Opening { reply } = &mut self.phase {
+            reply[2..4].copy_from_slice(&code.to_be_bytes());
+        }
+        self
+    }
+
     /// Takes a completion of one of this session's tokens. [`settle`](Self::settle) must follow in
     /// the same turn.
     pub fn handle(&mut self, completion: Completion, io: &mut Io<'_>) {
@@ -318,7 +327,7 @@ impl Session {
         };
         let phase = std::mem::replace(&mut self.phase, Phase::Running);
         let Phase::Opening { reply } = phase else { unreachable!("checked by the caller") };
-        let refusal = op::import_refusal(3);
+        let refusal = op::OpHeader::new(u16::from_be_bytes([reply[2], reply[3]]), 3).to_bytes();
         let bytes: &[u8] = if refused.is_some() { &refusal } else { &reply[..] };
         match io.arena.take(limits::SEND_BUFFER_BYTES) {
             Some(buffer) => {

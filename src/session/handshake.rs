@@ -10,11 +10,10 @@ use crate::wire::op::{self, OpHeader};
 /// A peer has this long for its whole request (B8).
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Longest request that is understood: OP header and the body of IMPORT, in bytes.
-pub const REQUEST_BYTES: usize = HEADER_BYTES + IMPORT_BODY_BYTES;
+/// Longest request that is understood: OP header and the body of IMPORT_EXT, in bytes.
+pub const REQUEST_BYTES: usize = op::REQUEST_IMPORT_EXT_BYTES;
 
-const HEADER_BYTES: usize = 8;
-const IMPORT_BODY_BYTES: usize = 32;
+const HEADER_BYTES: usize = op::HEADER_BYTES;
 
 /// A connection whose request is still arriving.
 #[derive(Debug)]
@@ -32,6 +31,17 @@ pub enum Request {
     DeviceList,
     /// OP_REQ_IMPORT of this bus id.
     Import(String),
+    /// OP_REQ_IMPORT_EXT: an import by whoever has a lease on the device.
+    ImportWithLease {
+        /// The device.
+        bus_id: String,
+        /// The lease.
+        lease_id: u64,
+        /// What the client chose when it asked for the lease.
+        nonce: u64,
+    },
+    /// The preface of a control connection; HELLO is behind it, unread.
+    Control,
 }
 
 /// Why a connection ended before it had a request.
@@ -98,22 +108,21 @@ impl Handshake {
         if self.filled < self.wanted {
             return Ok(None);
         }
-        let (header, body) = self.bytes.split_at(HEADER_BYTES);
-        let header = OpHeader::parse(header.try_into().expect("eight bytes"));
-        match header.code {
-            op::REQ_DEVLIST => Ok(Some(Request::DeviceList)),
-            op::REQ_IMPORT if self.wanted == HEADER_BYTES => {
-                self.wanted = REQUEST_BYTES;
-                Ok(None)
-            }
-            op::REQ_IMPORT => {
-                let field: &[u8; IMPORT_BODY_BYTES] = body.try_into().expect("the field's size");
-                let bus_id =
-                    op::parse_import_bus_id(field).map_err(|_| HandshakeError::MalformedBusId)?;
-                Ok(Some(Request::Import(bus_id.to_owned())))
-            }
-            code => Err(HandshakeError::UnknownCode(code)),
+        let (header, body) = self.bytes[..self.filled].split_first_chunk().expect("filled");
+        if *header == op::CONTROL_PREFACE {
+            return Ok(Some(Request::Control));
         }
+        let code = OpHeader::parse(*header).code;
+        self.wanted = match code {
+            op::REQ_DEVLIST => return Ok(Some(Request::DeviceList)),
+            op::REQ_IMPORT => op::REQUEST_IMPORT_BYTES,
+            op::REQ_IMPORT_EXT => op::REQUEST_IMPORT_EXT_BYTES,
+            code => return Err(HandshakeError::UnknownCode(code)),
+        };
+        if self.filled < self.wanted {
+            return Ok(None);
+        }
+        parse_import(code, body).map(Some).map_err(|_| HandshakeError::MalformedBusId)
     }
 
     /// Ends the connection once its time is over.
@@ -124,6 +133,18 @@ impl Handshake {
     pub fn handle_timeout(&self, now: Duration) -> Result<(), HandshakeError> {
         if now < self.deadline { Ok(()) } else { Err(HandshakeError::TimedOut) }
     }
+}
+
+/// Reads what is behind the header, which is complete.
+fn parse_import(code: u16, body: &[u8]) -> Result<Request, op::Malformed> {
+    if code == op::REQ_IMPORT {
+        let field = body.try_into().expect("the field's size");
+        return Ok(Request::Import(op::parse_import_bus_id(field)?.to_owned()));
+    }
+    let body = body.try_into().expect("the body's size");
+    // Flags are for a later version: who sets them is served as if it had not.
+    let op::ImportExt { bus_id, lease_id, nonce, flags: _ } = op::ImportExt::parse(body)?;
+    Ok(Request::ImportWithLease { bus_id, lease_id, nonce })
 }
 
 #[cfg(test)]
@@ -152,6 +173,28 @@ mod tests {
             assert_eq!(feed(&import, step), Ok(Some(Request::Import("1-2".into()))));
             assert_eq!(feed(&op::request_devlist(), step), Ok(Some(Request::DeviceList)));
         }
+    }
+
+    #[test]
+    fn an_import_with_a_lease_is_read_exactly_in_any_pieces() {
+        let asked = op::ImportExt { bus_id: "1-2".into(), lease_id: 9, nonce: 7, flags: 1 };
+        let request = asked.to_request().expect("short enough");
+        let wanted = Request::ImportWithLease { bus_id: "1-2".into(), lease_id: 9, nonce: 7 };
+        for step in 1..=64 {
+            assert_eq!(feed(&request, step), Ok(Some(wanted.clone())));
+        }
+        let mut nameless = request;
+        nameless[8] = 0;
+        assert_eq!(feed(&nameless, 64), Err(HandshakeError::MalformedBusId));
+    }
+
+    #[test]
+    fn a_preface_is_all_of_its_eight_bytes() {
+        for step in 1..=8 {
+            assert_eq!(feed(b"SBUSBIP1", step), Ok(Some(Request::Control)));
+        }
+        assert_eq!(feed(b"SBUSBIP0", 8), Err(HandshakeError::UnknownCode(0x5553)));
+        assert_eq!(feed(b"SBUSBIP", 7), Ok(None));
     }
 
     #[test]

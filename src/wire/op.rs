@@ -19,6 +19,13 @@ pub const REP_DEVLIST: u16 = 0x0005;
 pub const REQ_IMPORT: u16 = 0x8003;
 /// Code of the answer to that.
 pub const REP_IMPORT: u16 = 0x0003;
+/// Code of a request for a device by whoever has a lease on it.
+pub const REQ_IMPORT_EXT: u16 = 0x8f03;
+/// Code of the answer to that.
+pub const REP_IMPORT_EXT: u16 = 0x0f03;
+
+/// What a control connection begins with, where others have an operation header.
+pub const CONTROL_PREFACE: [u8; HEADER_BYTES] = *b"SBUSBIP1";
 
 /// The operation succeeded.
 pub const STATUS_OK: u32 = 0;
@@ -41,6 +48,11 @@ pub const DEVICE_BYTES: usize = 312;
 pub const INTERFACE_BYTES: usize = 4;
 /// Size of a request for a device.
 pub const REQUEST_IMPORT_BYTES: usize = HEADER_BYTES + BUS_ID_FIELD_BYTES;
+/// Size of a request for a device with a lease.
+pub const REQUEST_IMPORT_EXT_BYTES: usize = HEADER_BYTES + IMPORT_EXT_BODY_BYTES;
+/// Size of what is behind the header of a request for a device with a lease: bus id, number of the
+/// lease, nonce, flags, and four bytes of nothing.
+pub const IMPORT_EXT_BODY_BYTES: usize = BUS_ID_FIELD_BYTES + 24;
 /// Size of the answer that hands out a device.
 pub const IMPORT_REPLY_BYTES: usize = HEADER_BYTES + DEVICE_BYTES;
 
@@ -180,6 +192,56 @@ pub fn parse_import_bus_id(field: &[u8; BUS_ID_FIELD_BYTES]) -> Result<&str, Mal
     let bus_id = std::str::from_utf8(&field[..end]).map_err(|_| Malformed::BusIdNotText)?;
     check_bus_id(bus_id)?;
     Ok(bus_id)
+}
+
+/// What a client shows that has a lease on the device it asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImportExt {
+    /// Which device.
+    pub bus_id: String,
+    /// The lease.
+    pub lease_id: u64,
+    /// What the client has chosen when it asked for the lease.
+    pub nonce: u64,
+    /// Always 0 so far; servers do not look at it.
+    pub flags: u32,
+}
+
+impl ImportExt {
+    /// Reads what is behind the header of the request.
+    ///
+    /// # Errors
+    ///
+    /// As [`parse_import_bus_id`].
+    pub fn parse(body: &[u8; IMPORT_EXT_BODY_BYTES]) -> Result<Self, Malformed> {
+        let (field, rest) = body.split_first_chunk().expect("the field is the body's beginning");
+        let (lease_id, rest) = rest.split_first_chunk().expect("24 bytes are behind the field");
+        let (nonce, rest) = rest.split_first_chunk().expect("16 bytes are left");
+        let (flags, _) = rest.split_first_chunk().expect("8 bytes are left");
+        Ok(Self {
+            bus_id: parse_import_bus_id(field)?.to_owned(),
+            lease_id: u64::from_be_bytes(*lease_id),
+            nonce: u64::from_be_bytes(*nonce),
+            flags: u32::from_be_bytes(*flags),
+        })
+    }
+
+    /// The whole request.
+    ///
+    /// # Errors
+    ///
+    /// As [`request_import`].
+    pub fn to_request(&self) -> Result<[u8; REQUEST_IMPORT_EXT_BYTES], Malformed> {
+        let plain = request_import(&self.bus_id)?;
+        let mut request = [0; REQUEST_IMPORT_EXT_BYTES];
+        request[..REQUEST_IMPORT_BYTES].copy_from_slice(&plain);
+        let header = OpHeader::new(REQ_IMPORT_EXT, STATUS_OK).to_bytes();
+        request[..HEADER_BYTES].copy_from_slice(&header);
+        request[40..48].copy_from_slice(&self.lease_id.to_be_bytes());
+        request[48..56].copy_from_slice(&self.nonce.to_be_bytes());
+        request[56..60].copy_from_slice(&self.flags.to_be_bytes());
+        Ok(request)
+    }
 }
 
 /// A bus id goes into log lines and paths, so it holds no control characters.
