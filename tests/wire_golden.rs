@@ -77,6 +77,18 @@ fn an_import_request_holds_its_bus_id_in_32_bytes() {
     assert_eq!(op::request_import(&"a".repeat(32)), Err(op::Malformed::BusIdTooLong));
 }
 
+#[test]
+fn an_import_with_a_lease_shows_its_numbers_behind_the_bus_id() {
+    let mut expected = hex("0111 8f03 00000000 312d32");
+    expected.resize(40, 0);
+    expected.extend(hex("0000000000000009 0000000000000007 00000001 00000000"));
+    let asked = op::ImportExt { bus_id: "1-2".into(), lease_id: 9, nonce: 7, flags: 1 };
+    assert_eq!(asked.to_request().unwrap().to_vec(), expected);
+    assert_eq!(op::ImportExt::parse(expected[8..].try_into().unwrap()), Ok(asked.clone()));
+    let long = op::ImportExt { bus_id: "a".repeat(32), ..asked };
+    assert_eq!(long.to_request(), Err(op::Malformed::BusIdTooLong));
+}
+
 fn device() -> DeviceDescription {
     DeviceDescription {
         path: "/sys/bus/usb/devices/1-2".into(),

@@ -8,110 +8,116 @@ use std::sync::Arc;
 use crate::control::Announcement;
 use crate::control::announce::Change;
 use crate::control::message::{Backend, DeviceInfo, DeviceState, InterfaceInfo};
-use crate::ledger::{Ledger, Listed, Publication, Published, State};
+use crate::ledger::{Publication, Published, State};
 use crate::limits;
 use crate::network::canonical;
 
-/// The exports as the listeners see them. As long as every client may have every device there is
-/// one view of them, whose frames are written once; else there is one for each address.
+/// The exports as the listeners see them: states and devices, not who has them. As long as every
+/// client may have every device there is one view of them, whose frames are written once; else
+/// there is one for each address.
 #[derive(Default)]
 pub struct Views {
-    /// What was said to be there, by bus id: whoever saw a device is told when it goes.
-    told: BTreeMap<String, Arc<Listed>>,
+    /// What there is, by bus id.
+    told: BTreeMap<String, Arc<Published>>,
+    /// Counts states that differ for listeners.
+    sequence: u64,
+    /// What the last of them has changed.
+    news: Vec<News>,
     is_restricted: bool,
     views: BTreeMap<Option<IpAddr>, Rc<Announcement>>,
 }
 
+/// A device before and after a change.
+struct News {
+    before: Option<Arc<Published>>,
+    after: Option<Arc<Published>>,
+}
+
 impl Views {
-    /// A change is to be told: to everybody by [`change`](Self::change), then
-    /// [`end`](Self::end) must follow.
-    pub fn begin(&mut self, publication: &Publication) {
+    /// Takes what has changed in the ledger. Whether that is a new state for listeners, to be told
+    /// by [`view`](Self::view); changes that come together make one.
+    pub fn follow(&mut self, publications: impl Iterator<Item = Arc<Publication>>) -> bool {
+        let mut now: BTreeMap<String, Option<Arc<Published>>> = BTreeMap::new();
+        for publication in publications {
+            for published in publication.added.iter().chain(&publication.updated) {
+                let bus_id = published.listed.description.bus_id.clone();
+                now.insert(bus_id, Some(Arc::clone(published)));
+            }
+            now.extend(publication.removed.iter().map(|bus_id| (bus_id.clone(), None)));
+        }
+        let mut news = Vec::new();
+        for (bus_id, after) in now {
+            let before = match &after {
+                Some(after) => self.told.insert(bus_id, Arc::clone(after)),
+                None => self.told.remove(&bus_id),
+            };
+            if !is_same(before.as_deref(), after.as_deref()) {
+                news.push(News { before, after });
+            }
+        }
+        if news.is_empty() {
+            return false;
+        }
+        let before = news.iter().filter_map(|news| news.before.as_ref());
+        self.is_restricted = self.told.values().chain(before).any(is_restricted);
+        self.sequence += 1;
+        self.news = news;
         self.views.clear();
-        let listed = publication.added.iter().chain(&publication.updated);
-        self.is_restricted |= listed.into_iter().any(|it| is_restricted(&it.listed));
+        true
     }
 
-    /// What this listener is told of the change, and whether it is anything. `ledger` must be as
-    /// of this change; `None`: it is past it already, and only the difference is of use.
-    pub fn change(
-        &mut self,
-        peer: SocketAddr,
-        publication: &Publication,
-        ledger: Option<&Ledger>,
-    ) -> Rc<Announcement> {
-        let Self { told, views, is_restricted } = self;
-        let view = views.entry(name(peer, *is_restricted)).or_insert_with(|| {
-            let devices = ledger.map_or_else(Vec::new, |ledger| devices(ledger, peer));
-            let change = change(told, publication, peer);
-            Rc::new(Announcement::new(publication.sequence, devices, Some(change)))
-        });
-        Rc::clone(view)
+    /// Counts states that differ for listeners.
+    #[must_use]
+    pub const fn sequence(&self) -> u64 {
+        self.sequence
     }
 
-    /// The change was told. `is_last` is whether the ledger is as of this change.
-    pub fn end(&mut self, publication: &Publication, is_last: bool) {
-        if !is_last {
-            self.views.clear();
-        }
-        for bus_id in &publication.removed {
-            self.told.remove(bus_id);
-        }
-        for published in publication.added.iter().chain(&publication.updated) {
-            let listed = Arc::clone(&published.listed);
-            self.told.insert(listed.description.bus_id.clone(), listed);
-        }
-        self.is_restricted = self.told.values().any(|listed| is_restricted(listed));
-    }
-
-    /// Everything as this listener sees it now; all changes must have been told.
-    pub fn present(&mut self, peer: SocketAddr, ledger: &Ledger) -> Rc<Announcement> {
+    /// Everything as this listener sees it, and how it differs from the state before.
+    pub fn view(&mut self, peer: SocketAddr) -> Rc<Announcement> {
         if self.views.len() > limits::CONTROL_CONNECTIONS {
             self.views.clear();
         }
-        let view = self.views.entry(name(peer, self.is_restricted)).or_insert_with(|| {
-            Rc::new(Announcement::new(ledger.sequence(), devices(ledger, peer), None))
+        // Peers of one address see the same.
+        let name = self.is_restricted.then(|| canonical(peer.ip()));
+        let Self { told, sequence, news, views, .. } = self;
+        let view = views.entry(name).or_insert_with(|| {
+            let visible = told.values().filter(|published| published.listed.is_for(peer));
+            let devices = visible.map(|published| device_info(published)).collect();
+            Rc::new(Announcement::new(*sequence, devices, Some(change(news, peer))))
         });
-        assert_eq!(view.sequence(), ledger.sequence(), "all changes were told");
         Rc::clone(view)
     }
 }
 
-fn is_restricted(listed: &Listed) -> bool {
-    !listed.networks.is_empty()
+fn is_restricted(published: &Arc<Published>) -> bool {
+    !published.listed.networks.is_empty()
 }
 
-/// Peers with the same name see the same.
-fn name(peer: SocketAddr, is_restricted: bool) -> Option<IpAddr> {
-    is_restricted.then(|| canonical(peer.ip()))
+/// Whether a listener could not tell one from the other.
+fn is_same(before: Option<&Published>, after: Option<&Published>) -> bool {
+    match (before, after) {
+        (Some(before), Some(after)) => {
+            (before.state, &before.reason) == (after.state, &after.reason)
+                && (Arc::ptr_eq(&before.listed, &after.listed) || before.listed == after.listed)
+        }
+        (None, None) => true,
+        _ => false,
+    }
 }
 
-fn devices(ledger: &Ledger, peer: SocketAddr) -> Vec<DeviceInfo> {
-    let visible = ledger.published().filter(|it| it.listed.is_for(peer));
-    visible.map(|published| device_info(published)).collect()
-}
-
-/// What differs for this peer. A device that it may see from now on is new to it, one that it may
-/// no longer see is gone.
-fn change(
-    told: &BTreeMap<String, Arc<Listed>>,
-    publication: &Publication,
-    peer: SocketAddr,
-) -> Change {
+/// What differs for this peer, in the order of bus ids. A device that it may see from now on is new
+/// to it, one that it may no longer see is gone.
+fn change(news: &[News], peer: SocketAddr) -> Change {
     let mut change = Change::default();
-    let saw = |bus_id: &str| told.get(bus_id).is_some_and(|listed| listed.is_for(peer));
-    for published in publication.added.iter().chain(&publication.updated) {
-        let bus_id = &published.listed.description.bus_id;
-        match (saw(bus_id), published.listed.is_for(peer)) {
-            (true, true) => change.updated.push(device_info(published)),
-            (false, true) => change.added.push(device_info(published)),
-            (true, false) => change.removed.push(bus_id.clone()),
-            (false, false) => {}
+    for News { before, after } in news {
+        let seen = |it: &&Arc<Published>| it.listed.is_for(peer);
+        match (before.as_ref().filter(seen), after.as_ref().filter(seen)) {
+            (Some(_), Some(after)) => change.updated.push(device_info(after)),
+            (None, Some(after)) => change.added.push(device_info(after)),
+            (Some(before), None) => change.removed.push(before.listed.description.bus_id.clone()),
+            (None, None) => {}
         }
     }
-    change.removed.extend(publication.removed.iter().filter(|bus_id| saw(bus_id)).cloned());
-    change.added.sort_by(|a, b| a.busid.cmp(&b.busid));
-    change.updated.sort_by(|a, b| a.busid.cmp(&b.busid));
-    change.removed.sort();
     change
 }
 
@@ -164,7 +170,7 @@ pub fn device_info(published: &Published) -> DeviceInfo {
 mod tests {
     use super::*;
     use crate::control::Dialect;
-    use crate::ledger::UnavailableReason;
+    use crate::ledger::{Holder, Ledger, Listed, Listener, UnavailableReason};
     use crate::usb::identity::{Class, DeviceDescription};
     use crate::usb::speed::Speed;
 
@@ -202,15 +208,10 @@ mod tests {
         Arc::new(listed)
     }
 
-    /// Tells everything that is to be told, to these.
+    /// Takes what has changed; what these are told then.
     fn tell(views: &mut Views, ledger: &mut Ledger, peers: &[SocketAddr]) -> Vec<Rc<Announcement>> {
-        let mut said = Vec::new();
-        while let Some(publication) = ledger.poll_publication() {
-            views.begin(&publication);
-            said.extend(peers.iter().map(|&it| views.change(it, &publication, Some(ledger))));
-            views.end(&publication, true);
-        }
-        said
+        assert!(views.follow(std::iter::from_fn(|| ledger.poll_publication())), "it is news");
+        peers.iter().map(|&it| views.view(it)).collect()
     }
 
     fn delta(announcement: &Announcement) -> String {
@@ -223,7 +224,7 @@ mod tests {
         let (mut ledger, mut views) = (Ledger::default(), Views::default());
         ledger.plug(Arc::new(gadget()));
         tell(&mut views, &mut ledger, &[]);
-        let frame = views.present(peer(1), &ledger).snapshot(Dialect::Plain).expect("small");
+        let frame = views.view(peer(1)).snapshot(Dialect::Plain).expect("small");
         let json: serde_json::Value = serde_json::from_slice(&frame[4..]).expect("JSON");
         let golden = r#"{"devices":[{"busid":"1-1","stable_id":"usb:0525:a4a0:0123456789","backend":1,"path":"/sys/bus/usb/devices/1-1","serial":"0123456789","product":"SourceSink","vendor_id":1317,"product_id":42144,"bcd_device":1537,"busnum":1,"devnum":2,"speed":3,"device_class":0,"device_subclass":0,"device_protocol":0,"configuration_value":0,"num_configurations":2,"num_interfaces":0,"state":0,"status_code":1,"status_reason":"available"}]}"#;
         let golden: serde_json::Value = serde_json::from_str(golden).expect("JSON");
@@ -248,7 +249,32 @@ mod tests {
         ledger.plug(named("1-1", &[]));
         let said = tell(&mut views, &mut ledger, &[peer(1), peer(2)]);
         assert!(Rc::ptr_eq(&said[0], &said[1]));
-        assert!(Rc::ptr_eq(&said[0], &views.present(peer(3), &ledger)));
+        assert!(Rc::ptr_eq(&said[0], &views.view(peer(3))));
+    }
+
+    #[test]
+    fn what_no_listener_can_see_is_no_new_state() {
+        let (mut ledger, mut views) = (Ledger::default(), Views::default());
+        ledger.plug(named("1-1", &[]));
+        tell(&mut views, &mut ledger, &[]);
+        let now = std::time::Duration::from_secs(7);
+        let lease = ledger.issue_lease(Listener(1), peer(1), "1-1", 5, now).expect("free");
+        tell(&mut views, &mut ledger, &[]);
+        assert_eq!(views.sequence(), 2);
+        // Held by another connection, but busy as before.
+        let holder = Holder { peer: peer(2), since: now };
+        ledger.consume_lease("1-1", lease.id, 5, holder).expect("its lease");
+        let mut publications = 0;
+        let counted = std::iter::from_fn(|| ledger.poll_publication());
+        assert!(!views.follow(counted.inspect(|_| publications += 1)));
+        assert_eq!((publications, views.sequence()), (1, 2));
+        // Free and taken again at once.
+        ledger.release("1-1");
+        ledger.reserve("1-1", holder).expect("free");
+        assert!(!views.follow(std::iter::from_fn(|| ledger.poll_publication())));
+        ledger.release("1-1");
+        let said = tell(&mut views, &mut ledger, &[peer(1)]);
+        assert_eq!(said[0].sequence(), 3);
     }
 
     #[test]
@@ -259,7 +285,7 @@ mod tests {
         let said = tell(&mut views, &mut ledger, &[mine, other]);
         assert!(delta(&said[0]).contains("\"added\":[{\"busid\":\"1-1\""), "{}", delta(&said[0]));
         assert_eq!(delta(&said[1]), "{\"sequence\":1}");
-        let seen = views.present(other, &ledger).snapshot(Dialect::Plain).expect("small");
+        let seen = views.view(other).snapshot(Dialect::Plain).expect("small");
         assert_eq!(&seen[4..], br#"{"devices":[]}"#);
         // A rule is changed: what one may see from now on is new to it, and gone for the other.
         ledger.unplug("1-1");

@@ -7,7 +7,6 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use usbip_fast_native::{Block, Completion, Handle, Op, OsError, Piece, Token};
@@ -16,7 +15,7 @@ use crate::config::ControlChoice;
 use crate::control::announce::Frame;
 use crate::control::message::{LeaseRequest, LeaseResponse};
 use crate::control::{ChannelError, Dialect, Event, Publisher};
-use crate::ledger::{LEASE_TTL, LeaseRefusal, Listener, Publication};
+use crate::ledger::{LEASE_TTL, Lease, LeaseRefusal, Listener};
 use crate::limits;
 use crate::serve::announce::Views;
 use crate::serve::exports::Exports;
@@ -230,44 +229,20 @@ impl Controls {
 
     /// Tells everybody what has changed.
     fn publish(&mut self, exports: &mut Exports, io: &mut Io<'_>) {
-        let mut next = exports.poll_publication();
-        while let Some(publication) = next {
-            next = exports.poll_publication();
-            self.tell(&publication, next.is_none(), exports, io);
-            // Whoever could not be told has ended, and its leases with it.
-            next = next.or_else(|| exports.poll_publication());
-        }
-    }
-
-    fn tell(
-        &mut self,
-        publication: &Arc<Publication>,
-        is_last: bool,
-        exports: &mut Exports,
-        io: &mut Io<'_>,
-    ) {
-        tracing::debug!(publication.sequence, "the exports have changed");
-        self.views.begin(publication);
-        let mut failed = Vec::new();
-        for key in self.keys() {
-            let channel = self.channels.get_mut(key).expect("its key was just listed");
-            if channel.ended || channel.publisher.dialect().is_none() {
-                continue;
+        // Whoever cannot be told ends, and its leases with it, which is another change.
+        while self.views.follow(std::iter::from_fn(|| exports.poll_publication())) {
+            tracing::debug!(sequence = self.views.sequence(), "the exports have changed");
+            for key in self.keys() {
+                let channel = self.channels.get_mut(key).expect("its key was just listed");
+                if channel.ended || channel.publisher.dialect().is_none() {
+                    continue;
+                }
+                let view = self.views.view(channel.peer);
+                match channel.publisher.publish(&view) {
+                    Ok(()) => self.unwritten.push(key),
+                    Err(error) => self.end(key, &error.into(), exports, io),
+                }
             }
-            // Who gets complete states needs the last one only.
-            if channel.publisher.dialect() != Some(Dialect::Lease) && !is_last {
-                continue;
-            }
-            let ledger = is_last.then(|| exports.ledger());
-            let view = self.views.change(channel.peer, publication, ledger);
-            match channel.publisher.publish(&view) {
-                Ok(()) => self.unwritten.push(key),
-                Err(error) => failed.push((key, error)),
-            }
-        }
-        self.views.end(publication, is_last);
-        for (key, error) in failed {
-            self.end(key, &error.into(), exports, io);
         }
     }
 
@@ -283,14 +258,22 @@ impl Controls {
                 Ok(None) => return,
                 Ok(Some(Event::Subscribe)) => {
                     // Its first event: there is no change that has not been told.
-                    let view = self.views.present(peer, exports.ledger());
+                    let view = self.views.view(peer);
                     let dialect = channel.publisher.dialect();
                     tracing::debug!(%peer, ?dialect, "a control client has subscribed");
                     channel.publisher.subscribe(&view)
                 }
                 Ok(Some(Event::LeaseRequest(request))) => {
-                    let response = lease(channel.listener, peer, &request, exports, io.now);
-                    channel.publisher.respond(&response)
+                    let generation = self.views.sequence();
+                    let Channel { listener, publisher, .. } = channel;
+                    let lent = exports.lease(
+                        *listener,
+                        peer,
+                        &request.busid,
+                        request.client_nonce,
+                        io.now,
+                    );
+                    publisher.respond(&lease_response(request, generation, lent))
                 }
                 Ok(Some(Event::BadLeaseRequest)) => channel.publisher.respond(&LeaseResponse {
                     error_code: "bad_request".to_owned(),
@@ -315,7 +298,7 @@ impl Controls {
             return;
         }
         if channel.frame.is_none() && channel.publisher.has_output() {
-            let view = self.views.present(channel.peer, exports.ledger());
+            let view = self.views.view(channel.peer);
             let frame = channel.publisher.poll_transmit(&view, io.now);
             channel.frame = frame.map(|frame| (frame, 0));
         }
@@ -420,24 +403,19 @@ fn token(kind: u8, key: Key) -> Token {
     Token::new(kind, key.generation, key.index)
 }
 
-/// Keeps a device for a client, or says why not (control-channel.md §3.1).
-fn lease(
-    listener: Listener,
-    peer: SocketAddr,
-    request: &LeaseRequest,
-    exports: &mut Exports,
-    now: Duration,
+/// Says that a device is kept for a client, or why not (control-channel.md §3.1). `generation` is
+/// the last sequence number that clients know.
+fn lease_response(
+    request: LeaseRequest,
+    generation: u64,
+    lease: Result<Lease, LeaseRefusal>,
 ) -> LeaseResponse {
     let LeaseRequest { busid, client_nonce } = request;
-    let told = LeaseResponse {
-        busid: busid.clone(),
-        client_nonce: *client_nonce,
-        ..LeaseResponse::default()
-    };
-    match exports.lease(listener, peer, busid, *client_nonce, now) {
+    let told = LeaseResponse { busid, client_nonce, ..LeaseResponse::default() };
+    match lease {
         Ok(lease) => LeaseResponse {
             lease_id: lease.id,
-            generation: lease.generation,
+            generation,
             ttl_millis: u64::try_from(LEASE_TTL.as_millis()).expect("seconds"),
             ..told
         },

@@ -1,5 +1,7 @@
 //! The program as a process, and the sockets of its peers.
 
+#![allow(dead_code, reason = "no test uses all of it")]
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, Stdio};
@@ -23,9 +25,15 @@ pub struct Served {
 impl Served {
     /// With devices `sim-1` to `sim-4`.
     pub fn start(reactor: &str) -> Self {
+        let devices = ["zero:pace=demand"; 4].join(",");
+        Self::start_with(&["--simulate", &devices, "--reactor", reactor])
+    }
+
+    /// With these arguments of `serve`.
+    pub fn start_with(arguments: &[&str]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_usbip-fast"))
-            .args(["serve", "--simulate", &["zero:pace=demand"; 4].join(",")])
-            .args(["--listen", "127.0.0.1:0", "--reactor", reactor])
+            .args(["serve", "--listen", "127.0.0.1:0", "--admin", "none"])
+            .args(arguments)
             .stderr(Stdio::piped())
             .spawn()
             .expect("the program runs");
