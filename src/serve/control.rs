@@ -433,3 +433,7 @@ fn lease_response(
         }
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::disallowed_types, reason = "tests hold the clients' ends")]
+mod tests;

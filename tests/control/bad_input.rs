@@ -64,9 +64,10 @@ fn beside_a_stream(hostile: impl FnOnce(&Served)) -> String {
 /// Sends `bytes`, and nothing more if `cut`; the server's end must come. Returns what it said.
 fn say(served: &Served, bytes: &[u8], cut: bool) -> Vec<u8> {
     let mut stream = served.connect();
-    stream.write_all(bytes).expect("sent");
+    // The server may be quicker, and have closed already.
+    let _ = stream.write_all(bytes);
     if cut {
-        stream.shutdown(Shutdown::Write).expect("connected");
+        let _ = stream.shutdown(Shutdown::Write);
     }
     read_to_end(&mut stream)
 }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use usbip_fast::wire::op::{ImportExt, RemoteDevice, parse_device_record};
 
 use crate::client::{ACK, CHANGED, Leasing};
+use crate::served::Served;
 use crate::{import, listed, plain_import, two_devices};
 
 const BOTH: [&str; 2] = ["sim-1", "sim-2"];
@@ -86,7 +87,9 @@ fn leases_end_with_their_subscriber() {
     let (mut watching, _) = Leasing::subscribe(&served);
     let (mut leaving, _) = Leasing::subscribe(&served);
     assert!(leaving.lease("sim-1", 5)["lease_id"].as_u64().is_some());
-    watching.expect("sim-1", "busy", 2, "used");
+    for client in [&mut watching, &mut leaving] {
+        client.expect("sim-1", "busy", 2, "used");
+    }
     assert!(leaving.lease("sim-2", 6)["lease_id"].as_u64().is_some());
     watching.expect("sim-2", "busy", 2, "used");
     assert_eq!(listed(&served), [""; 0]);
@@ -144,4 +147,20 @@ fn a_client_without_extensions_gets_word_of_changes_only() {
     drop(holder);
     assert_eq!(client.frame().sequence, ack.sequence + 2);
     served.stop();
+}
+
+#[test]
+fn a_lease_opens_its_device_on_any_core() {
+    let served = Served::start_with(&["--simulate", "zero,zero", "--cores", "2"]);
+    let (mut client, _) = Leasing::subscribe(&served);
+    let mut holders = Vec::new();
+    for bus_id in BOTH {
+        let id = client.lease(bus_id, 4)["lease_id"].as_u64().expect("a number");
+        client.expect(bus_id, "busy", 2, "used");
+        let (reply, holder) = import(&served, &with_lease(bus_id, id, 4));
+        assert_eq!((reply.len(), &reply[..8]), (320, &[1, 0x11, 0x0f, 3, 0, 0, 0, 0][..]));
+        holders.push(holder);
+    }
+    let log = served.stop();
+    assert!(log.contains("core=0") && log.contains("core=1"), "one on each:\n{log}");
 }
