@@ -1,7 +1,10 @@
 //! What this server exports, and who has it.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
+use crate::config::{AheadRule, ServeConfig};
+use crate::device::ahead::{Ahead, Lead};
 use crate::device::{Export, Opener, Remains};
 use crate::usb::identity::DeviceDescription;
 
@@ -9,6 +12,8 @@ use crate::usb::identity::DeviceDescription;
 #[derive(Default)]
 pub struct Exports {
     entries: Vec<Entry>,
+    iso_prefetch: Vec<AheadRule>,
+    iso_jitter: Vec<AheadRule>,
 }
 
 struct Entry {
@@ -60,6 +65,12 @@ impl Refusal {
 }
 
 impl Exports {
+    /// Sets for which devices to work ahead of their clients, and how far.
+    pub fn work_ahead(&mut self, config: &ServeConfig) {
+        self.iso_prefetch.clone_from(&config.iso_prefetch);
+        self.iso_jitter.clone_from(&config.iso_jitter);
+    }
+
     /// Adds a place for a device that may come and go.
     ///
     /// # Errors
@@ -133,7 +144,12 @@ impl Exports {
             .reserve()
             .map_err(|reason| Refusal::Device { bus_id: bus_id.to_owned(), reason })?;
         entry.holder = Some(peer);
-        Ok((opener, export.describe().clone()))
+        let description = export.describe().clone();
+        let lead = Lead {
+            prefetch: time_for(&self.iso_prefetch, &description),
+            jitter: time_for(&self.iso_jitter, &description),
+        };
+        Ok((opening_ahead(opener, &description, lead), description))
     }
 
     /// A session is over and its device is free again.
@@ -156,5 +172,44 @@ impl Exports {
 
     fn find(&self, bus_id: &str) -> Option<usize> {
         self.entries.iter().position(|entry| entry.bus_id == bus_id)
+    }
+}
+
+/// The time of the first rule that means a device, else that of the first for all devices.
+fn time_for(rules: &[AheadRule], device: &DeviceDescription) -> Option<Duration> {
+    let means = |rule: &&AheadRule| rule.rule.as_ref().is_some_and(|rule| rule.matches(device));
+    let found = rules.iter().find(means);
+    found.or_else(|| rules.iter().find(|rule| rule.rule.is_none())).map(|rule| rule.time)
+}
+
+/// Puts what works ahead before the device, if it is to.
+fn opening_ahead(opener: Opener, device: &DeviceDescription, lead: Lead) -> Opener {
+    if lead.is_none() {
+        return opener;
+    }
+    let device = device.clone();
+    Box::new(move |doorbell| Box::new(Ahead::new(opener(doorbell), &device, lead)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::gadget::simulate;
+
+    #[test]
+    fn a_rule_for_a_device_goes_before_one_for_all() {
+        let spec = &simulate::parse("zero").expect("a device")[0];
+        let (first, second) = (spec.export(1), spec.export(2));
+        let rules = |texts: &[&str]| -> Vec<AheadRule> {
+            texts.iter().map(|text| text.parse().expect("a rule")).collect()
+        };
+        let time = |texts: &[&str], export: &dyn Export| {
+            time_for(&rules(texts), export.describe()).map(|time| time.as_millis())
+        };
+        assert_eq!(time(&[], &*first), None);
+        assert_eq!(time(&["20"], &*first), Some(20));
+        assert_eq!(time(&["20", "30=sim-1", "40=0525:*"], &*first), Some(30));
+        assert_eq!(time(&["20", "30=sim-1"], &*second), Some(20));
+        assert_eq!(time(&["30=sim-1"], &*second), None);
     }
 }

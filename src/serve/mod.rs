@@ -73,13 +73,14 @@ pub fn run_with(devices: Vec<Box<dyn Export>>, config: &ServeConfig) -> Result<(
     start(exports, Vec::new(), config)
 }
 
-fn start(exports: Exports, watched: Vec<Watched>, config: &ServeConfig) -> Result<(), Error> {
+fn start(mut exports: Exports, watched: Vec<Watched>, config: &ServeConfig) -> Result<(), Error> {
     if let Err(error) = process::raise_descriptor_limit(DESCRIPTORS) {
         tracing::warn!("the limit of open descriptors cannot be raised: {error}");
     }
     if config.realtime {
         take_realtime(config.cores)?;
     }
+    exports.work_ahead(config);
     let listeners = listen(&config.listen)?;
     let bound: Vec<_> = listeners.iter().flat_map(socket::local_address).collect();
     let admin = admin::place::open(&config.admin, &bound)?.map(Admin::new);
