@@ -99,8 +99,8 @@ pub const SCRIPT_BYTES: usize = 1024 * 1024;
 /// Longest line of such a script, in bytes: what it makes the device do is kept in memory.
 pub const SCRIPT_LINE_BYTES: usize = 4096;
 
-/// Most URBs that a server queues on one device ahead of its client: at one packet of 1 ms each half
-/// a second; what is in eight packets or more reaches the longest time that can be chosen.
+/// Most URBs that a server queues on one device ahead of its client: at one packet of 1 ms each
+/// half a second; what is in eight packets or more reaches the longest time that can be chosen.
 pub const AHEAD_URBS: usize = 512;
 
 /// Most bytes of one endpoint's URBs that a server has ahead of its client: more than half a second

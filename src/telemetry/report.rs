@@ -157,8 +157,8 @@ pub struct EndpointReport {
 pub struct AheadReport {
     /// The latency added at most: the time that was chosen.
     pub limit_us: u64,
-    /// The latency added now: IN what was read and not asked for, OUT what was taken from the client
-    /// and has not left.
+    /// The latency added now: IN what was read and not asked for, OUT what was taken from the
+    /// client and has not left.
     pub level_us: u64,
     /// What the device's own queue held at the least while the stream went on.
     pub low_us: Option<u64>,

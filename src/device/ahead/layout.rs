@@ -59,22 +59,23 @@ impl Layout {
         packets_mut(block, &self.submission()).copy_from_slice(&self.packets);
     }
 
-    /// Whether such URBs may be asked for by somebody else than the client: not where the client
-    /// names the frames, and not where they would end at once.
+    /// Whether such URBs may be asked for by somebody else than the client: not where they would
+    /// end at once.
     pub(super) fn is_repeatable(&self) -> bool {
         self.submission.is_some_and(|urb| match urb.kind {
-            TransferType::Isochronous => urb.flags.iso_asap && urb.packets > 0,
+            TransferType::Isochronous => urb.packets > 0,
             TransferType::Interrupt => urb.length > 0,
             TransferType::Bulk | TransferType::Control => false,
         })
     }
 }
 
-/// What of a submission must be the same for two URBs to be identical.
+/// What of a submission must be the same for two URBs to be identical. Not the first frame: hosts
+/// let a URB follow the one before, with ISO_ASAP or (sound) without, and write down there where
+/// that was.
 fn comparable(submission: &Submission) -> Submission {
     let flags = TransferFlags { no_interrupt: false, ..submission.flags };
-    let start_frame = if flags.iso_asap { 0 } else { submission.start_frame };
-    Submission { slot: 0, setup: [0; 8], flags, start_frame, ..*submission }
+    Submission { slot: 0, setup: [0; 8], flags, start_frame: 0, ..*submission }
 }
 
 /// Gives the client what an own URB of the same layout has read.

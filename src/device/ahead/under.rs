@@ -11,7 +11,7 @@ use crate::device::{Completed, Device};
 use crate::limits;
 use crate::usb::errno;
 use crate::usb::isochronous;
-use crate::usb::transfer::{Finished, Submission};
+use crate::usb::transfer::{Finished, Submission, TransferFlags, TransferType};
 
 /// Marks the slots of the wrapper's own URBs.
 const OWN: u32 = 1 << 31;
@@ -65,7 +65,9 @@ impl Under {
         self.own.len() - self.free.len() < limits::AHEAD_URBS
     }
 
-    /// Starts an own URB; the slot in `submission` means nothing.
+    /// Starts an own URB; the slot in `submission` means nothing. An isochronous one goes on at once
+    /// where a stream has run dry, even if the client's would not: without ISO_ASAP all packets
+    /// would be late from then on that were read ahead or held back.
     pub(super) fn start(&mut self, submission: Submission, block: Block, now: Duration) {
         let own = Some(Own { submission, is_cancelled: false });
         let index = match self.free.pop() {
@@ -79,7 +81,9 @@ impl Under {
                 self.own.len() as u32 - 1
             }
         };
-        self.inner.submit(Submission { slot: OWN | index, ..submission }, block, now);
+        let iso_asap = submission.kind == TransferType::Isochronous;
+        let flags = TransferFlags { iso_asap, ..submission.flags };
+        self.inner.submit(Submission { slot: OWN | index, flags, ..submission }, block, now);
     }
 
     /// The lane of a finished URB, if it is one of the wrapper's.

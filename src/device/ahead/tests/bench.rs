@@ -206,6 +206,7 @@ pub(super) struct Client {
     pub(super) arena: Arena,
     pub(super) now: Duration,
     pub(super) answers: Vec<Answered>,
+    pub(super) is_asap: bool,
     in_flight: Vec<Submission>,
     next_slot: u32,
 }
@@ -217,6 +218,7 @@ impl Client {
             arena: Arena::new(64 << 20),
             now: Duration::from_secs(5),
             answers: Vec::new(),
+            is_asap: true,
             in_flight: Vec::new(),
             next_slot: 0,
         }
@@ -255,8 +257,9 @@ impl Client {
             setup: [0; 8],
             length: sizes.iter().sum(),
             packets: sizes.len() as u32,
-            flags: TransferFlags { iso_asap: true, ..TransferFlags::default() },
-            start_frame: 0,
+            // Linux's sound driver asks without, its video driver with it.
+            flags: TransferFlags { iso_asap: self.is_asap, ..TransferFlags::default() },
+            start_frame: self.next_slot,
         };
         self.submit(urb, sizes, data)
     }

@@ -102,8 +102,9 @@ fn record(client: &mut Client, depth: usize, milliseconds: usize) -> u64 {
 
 #[test]
 fn prefetch_keeps_a_recording_whole_where_the_queue_alone_does_not() {
-    let gaps = |place, lead| {
+    let gaps = |place, lead, is_asap| {
         let mut client = far("microphone", Delay::FAR, place, lead);
+        client.is_asap = is_asap;
         let gaps = record(&mut client, DEPTH, 20_000);
         let level = client.device.ahead(DATA_IN);
         let missed = client.device.missed(DATA_IN).expect("a simulated device knows");
@@ -111,14 +112,17 @@ fn prefetch_keeps_a_recording_whole_where_the_queue_alone_does_not() {
         client.finish();
         (gaps, level)
     };
-    let (without, level) = gaps(Where::Nowhere, Lead::default());
+    let (without, level) = gaps(Where::Nowhere, Lead::default(), true);
     assert!(without > 10, "{without} gaps");
     assert_eq!(level, None);
-    let (with, level) = gaps(Where::AtTheDevice, prefetch(60));
-    assert_eq!(with, 0);
-    let level = level.expect("it was read ahead");
-    assert_eq!(level.limit, MS * 60);
-    assert!(level.level <= level.limit && level.low > Some(MS) && level.dry == 0, "{level:?}");
+    for is_asap in [true, false] {
+        let (with, level) = gaps(Where::AtTheDevice, prefetch(60), is_asap);
+        assert_eq!(with, 0);
+        let level = level.expect("it was read ahead");
+        assert_eq!(level.limit, MS * 60);
+        let is_safe = level.low > Some(MS) && level.dry == 0;
+        assert!(level.level <= level.limit && is_safe, "{level:?}");
+    }
 }
 
 #[test]

@@ -174,6 +174,8 @@ fn a_sound_shorter_than_the_buffer_is_played_without_a_word() {
 #[test]
 fn an_underrun_fills_the_buffer_anew_and_is_told() {
     let (mut client, heard, counters) = open_speaker(Delay::NONE, Where::AtTheDevice, jitter(10));
+    // A sound driver would not have its packets wait. These have.
+    client.is_asap = false;
     let send = |client: &mut Client, count: usize| {
         for _ in 0..count {
             client.iso(DATA_OUT, &[PACKET; 8], &[1; 192]);
@@ -189,7 +191,7 @@ fn an_underrun_fills_the_buffer_anew_and_is_told() {
     let level = client.device.ahead(DATA_OUT).expect("a buffer");
     assert_eq!((level.dry, level.low, level.level), (1, Some(Duration::ZERO), Duration::ZERO));
     assert_eq!(heard.borrow().len(), 90 * 192);
-    assert_eq!(counters.read().torn_packets, 0);
+    assert_eq!((counters.read().frames, counters.read().torn_packets), (90 * 48, 0));
     client.finish();
 }
 
@@ -371,7 +373,9 @@ proptest! {
                 }
                 _ => {}
             }
-            client.answers.drain(..).for_each(|answer| *answers.entry(answer.slot).or_default() += 1);
+            for answer in client.answers.drain(..) {
+                *answers.entry(answer.slot).or_default() += 1;
+            }
         }
         client.device.close(client.now);
         client.collect();
