@@ -59,8 +59,8 @@ pub(super) struct Jitter {
 enum Stage {
     /// Nothing is here. A stream ran out at this time, if there was one.
     Empty { since: Option<Duration> },
-    /// What comes is held; the next is accepted at `accept_at`, and at `give_up` the device gets
-    /// what there is.
+    /// What comes is held; the next is accepted at `accept_at`, and at `give_up`, if nothing comes
+    /// until then, the device gets what there is.
     Filling { accept_at: Duration, give_up: Duration },
     /// The device gets what is accepted. The client has said that it stops: `is_last`.
     Playing { is_last: bool },
@@ -122,8 +122,10 @@ impl Jitter {
             }
             self.left = None;
             let accept_at = now + self.time_of(submission.packets);
-            let give_up = now + self.limit * 2 + STREAM_GAP;
-            self.stage = Stage::Filling { accept_at, give_up };
+            self.stage = Stage::Filling { accept_at, give_up: now };
+        }
+        if let Stage::Filling { give_up, .. } = &mut self.stage {
+            *give_up = now + self.limit * 2 + STREAM_GAP;
         }
         self.waiting.push_back((submission, block));
     }
@@ -183,10 +185,8 @@ impl Jitter {
         if let Stage::Playing { .. } = self.stage {
             while let Some((urb, _)) = self.waiting.front() {
                 let is_first = !self.is_playing();
-                if !is_first && !(self.fits(urb) && under.has_room()) {
-                    break;
-                }
-                if !self.accept(under) {
+                let is_room = is_first || (self.fits(urb) && under.has_room());
+                if !is_room || !self.accept(under) {
                     break;
                 }
                 self.start(under, now);

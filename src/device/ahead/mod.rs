@@ -87,6 +87,8 @@ pub struct Ahead {
     lanes: [Option<Box<Lane>>; 32],
     /// Control URBs that wait for sound to be played out, in order, and since when they wait.
     held: VecDeque<(Submission, Block, Duration)>,
+    /// When sound was last played.
+    played_at: Duration,
     /// Requests under way that change which endpoints there are, by slot.
     changes: Vec<(u32, StandardRequest)>,
     is_closed: bool,
@@ -109,6 +111,7 @@ impl Ahead {
             endpoints,
             lanes: [const { None }; 32],
             held: VecDeque::new(),
+            played_at: Duration::ZERO,
             changes: Vec::new(),
             is_closed: false,
         }
@@ -220,7 +223,7 @@ impl Ahead {
                 && let Some(index) = self.playing(interface)
                 && self.is_ready()
             {
-                if now < *since + self.patience() {
+                if now < self.held_until(*since) {
                     return;
                 }
                 // The device does not play: the request is what the client waits for.
@@ -247,9 +250,10 @@ impl Ahead {
         })
     }
 
-    /// Longest that a request waits for the sound before it.
-    fn patience(&self) -> Duration {
-        self.lead.jitter.unwrap_or_default() * 2 + STREAM_GAP
+    /// How long a request waits for the sound before it: as long as that is being played.
+    fn held_until(&self, since: Duration) -> Duration {
+        let patience = self.lead.jitter.unwrap_or_default() * 2 + STREAM_GAP;
+        since.max(self.played_at) + patience
     }
 
     /// Takes over what the device has finished. Returns whether that was anything.
@@ -264,7 +268,10 @@ impl Ahead {
             };
             match self.lanes[index].as_deref_mut() {
                 Some(Lane::In(lane)) => lane.take(&mut self.under, completed, now),
-                Some(Lane::Out(lane)) => lane.take(&mut self.under, completed, now),
+                Some(Lane::Out(lane)) => {
+                    self.played_at = now;
+                    lane.take(&mut self.under, completed, now);
+                }
                 None => unreachable!("an own URB belongs to a lane"),
             }
         }
@@ -387,7 +394,7 @@ impl Device for Ahead {
             Lane::In(_) => None,
             Lane::Out(lane) => lane.deadline(),
         });
-        let held = self.held.front().map(|(_, _, since)| *since + self.patience());
+        let held = self.held.front().map(|(_, _, since)| self.held_until(*since));
         lanes.chain(held).chain(self.under.inner.deadline()).min()
     }
 

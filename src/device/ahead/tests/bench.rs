@@ -45,7 +45,7 @@ pub(super) struct Distant {
 }
 
 impl Distant {
-    pub(super) fn new(inner: Box<dyn Device>, delay: Delay, seed: u64) -> Box<dyn Device> {
+    pub(super) fn wrap(inner: Box<dyn Device>, delay: Delay, seed: u64) -> Box<dyn Device> {
         let (there, cancels, back) = (VecDeque::new(), VecDeque::new(), VecDeque::new());
         let last = [Duration::ZERO; 2];
         Box::new(Self { inner, delay, dice: Dice::new(seed), there, cancels, back, last })

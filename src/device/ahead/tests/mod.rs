@@ -60,9 +60,9 @@ fn far_device(
 ) -> Client {
     let ahead = |device| Box::new(Ahead::new(device, description, lead)) as Box<dyn Device>;
     let mut client = Client::new(match place {
-        Where::Nowhere => Distant::new(device, delay, 7),
-        Where::AtTheDevice => Distant::new(ahead(device), delay, 7),
-        Where::AtTheClient => ahead(Distant::new(device, delay, 7)),
+        Where::Nowhere => Distant::wrap(device, delay, 7),
+        Where::AtTheDevice => Distant::wrap(ahead(device), delay, 7),
+        Where::AtTheClient => ahead(Distant::wrap(device, delay, 7)),
     });
     client.setting(1, 1);
     client
@@ -168,7 +168,16 @@ fn open_speaker(
     place: Where,
     lead: Lead,
 ) -> (Client, Rc<RefCell<Vec<u8>>>, Arc<SpeakerCounters>) {
-    let options = SpeakerOptions::parse("").expect("no options");
+    open_speaker_as("", delay, place, lead)
+}
+
+fn open_speaker_as(
+    text: &str,
+    delay: Delay,
+    place: Where,
+    lead: Lead,
+) -> (Client, Rc<RefCell<Vec<u8>>>, Arc<SpeakerCounters>) {
+    let options = SpeakerOptions::parse(text).expect("options");
     let description = SpeakerExport::speaker(&options, 1).describe().clone();
     let speaker = Speaker::new(&options);
     let counters = speaker.counters();

@@ -161,6 +161,21 @@ fn sound_that_was_accepted_is_played_before_the_setting_changes() {
 }
 
 #[test]
+fn a_slow_device_is_waited_for_as_long_as_it_plays() {
+    let (mut client, heard, counters) =
+        open_speaker_as("pace=0.02", Delay::NONE, Where::AtTheDevice, jitter(20));
+    for _ in 0..20 {
+        client.iso(DATA_OUT, &[PACKET; 8], &[1; 192]);
+    }
+    client.pass(MS * 30);
+    let begin = client.now;
+    client.setting(1, 0);
+    assert!(client.now - begin > MS * 900, "20 ms at a fiftieth of their pace");
+    assert_eq!((heard.borrow().len(), counters.read().frames), (20 * 192, 20 * 48));
+    client.finish();
+}
+
+#[test]
 fn a_sound_shorter_than_the_buffer_is_played_without_a_word() {
     let (mut client, heard, _) = open_speaker(Delay::NONE, Where::AtTheDevice, jitter(40));
     for _ in 0..5 {
