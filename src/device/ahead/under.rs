@@ -65,9 +65,9 @@ impl Under {
         self.own.len() - self.free.len() < limits::AHEAD_URBS
     }
 
-    /// Starts an own URB; the slot in `submission` means nothing. An isochronous one goes on at once
-    /// where a stream has run dry, even if the client's would not: without ISO_ASAP all packets
-    /// would be late from then on that were read ahead or held back.
+    /// Starts an own URB; the slot in `submission` means nothing. An isochronous one goes on at
+    /// once where a stream has run dry, even if the client's would not: without ISO_ASAP all
+    /// packets would be late from then on that were read ahead or held back.
     pub(super) fn start(&mut self, submission: Submission, block: Block, now: Duration) {
         let own = Some(Own { submission, is_cancelled: false });
         let index = match self.free.pop() {
