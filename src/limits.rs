@@ -30,7 +30,7 @@ pub const DEVLIST_BYTES: usize = 8 * 1024 * 1024;
 /// packets of 1 KiB is among the former: copying it costs a tenth of a send.
 pub const COALESCED_REPLY_BYTES: usize = 16 * 1024;
 
-/// Size of a connection's send buffer, in bytes; there are two, one filling and one in flight.
+/// Size of a connection's send buffer, in bytes. It is filled when no send is in flight.
 pub const SEND_BUFFER_BYTES: usize = 64 * 1024;
 
 /// Size of a connection's receive buffer, in bytes.
