@@ -259,9 +259,11 @@ fn a_starved_stream_is_seen_and_its_cure_is_named() {
     let endpoints = session(&stats, "sim-1")["endpoints"].as_array().expect("a list");
     let iso = endpoints.iter().find(|endpoint| endpoint["address"] == 0x82).expect("it was used");
     assert_eq!(iso["in_flight_low"], 0);
-    assert!(number(&iso["missed"]) >= 4 * 8, "{iso}");
-    assert_eq!(iso["dry"], 4);
-    assert!(number(&iso["dry_us"]) >= 4 * 8000, "{iso}");
+    // On a busy machine a pause may be so long that it counts as the end of a stream.
+    let dry = number(&iso["dry"]);
+    assert!((1..=4).contains(&dry), "{iso}");
+    assert!(number(&iso["missed"]) >= dry * 8, "{iso}");
+    assert!(number(&iso["dry_us"]) >= dry * 8000, "{iso}");
     let output = command(&["stats", "-s", &folder.socket()]);
     let text = String::from_utf8(output.stdout).expect("text");
     assert!(text.contains("iso 2 IN") && text.contains("--iso-prefetch MS"), "{text}");

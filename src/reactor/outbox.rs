@@ -79,8 +79,8 @@ mod tests {
     use usbip_fast_native::Doorbell;
     use usbip_fast_native::doorbell::Ring;
 
-    use super::super::mailbox::{Receiver, channel};
     use super::*;
+    use crate::reactor::mailbox::{Receiver, channel};
 
     struct Silent;
 

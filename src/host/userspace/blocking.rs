@@ -10,7 +10,7 @@ use crate::usb::descriptor::{Configuration, DeviceDescriptor};
 use crate::usb::setup::{Setup, request};
 use crate::usb::transfer::{Direction, TransferType};
 
-/// How long a server may take to answer a CMD_UNLINK: as long as a dead one is not known to be dead.
+/// How long a server may take to answer a CMD_UNLINK: as long as it takes to know a dead one.
 const UNLINK_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Descriptor types of GET_DESCRIPTOR (USB 2.0 table 9-5).
