@@ -10,7 +10,7 @@
 //! check_recording FILE                 every frame has the number that follows the one before
 //! check_recording FILE --tone HZ       it is that sine, at half scale, without a click
 //! check_recording FILE --same OTHER    the same samples, silence before and behind apart
-//! check_recording FILE --make RATE BITS CHANNELS FRAMES     makes a numbered file
+//! check_recording FILE --make RATE BITS CHANNELS FRAMES     makes a numbered file, silence behind
 //! ```
 //!
 //! Exit code 1 if it is not so.
@@ -138,13 +138,16 @@ fn without_silence<'a>(recording: &Wav<'a>) -> (usize, &'a [u8], usize) {
     (first, content, count - last - 1)
 }
 
-/// Makes a file of frames with numbers from 2 on: 0 and 1 look like silence.
+/// Makes a file of frames with numbers from 2 on (0 and 1 look like silence), and a tenth of a
+/// second of silence behind them: when a stream is closed, Linux's driver takes back URBs that it
+/// has queued and counted as played.
 fn make(file: &str, format: WavFormat, count: u64) -> Result<String, Box<dyn Error>> {
     let bits = u8::try_from(format.bits)?;
     if ![16, 24].contains(&bits) {
         return Err("BITS must be 16 or 24".into());
     }
-    let bytes = count * format.frame_bytes() as u64;
+    let silence = u64::from(format.rate) / 10;
+    let bytes = (count + silence) * format.frame_bytes() as u64;
     let mut content = wav::header(format, bytes).to_vec();
     for frame in 2..count + 2 {
         for channel in 0..usize::from(format.channels) {
@@ -152,8 +155,9 @@ fn make(file: &str, format: WavFormat, count: u64) -> Result<String, Box<dyn Err
             content.extend_from_slice(&sample[..format.sample_bytes()]);
         }
     }
+    content.resize(content.len() + silence as usize * format.frame_bytes(), 0);
     std::fs::write(file, content)?;
-    Ok(format!("{file}: {count} frames"))
+    Ok(format!("{file}: {count} frames, {silence} silent ones"))
 }
 
 fn frames<'a>(recording: &Wav<'a>) -> std::slice::ChunksExact<'a, u8> {

@@ -2,9 +2,11 @@
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use crate::error::Error;
+use crate::ledger::policy::Rule;
 use crate::limits;
 use crate::network::canonical;
 pub use crate::network::{Cidr, CidrError};
@@ -28,6 +30,10 @@ pub struct ServeConfig {
     pub realtime: bool,
     /// How long a core looks for something to do before it sleeps.
     pub busy_poll: Duration,
+    /// How long to read isochronous and interrupt IN ahead of the client, for which devices.
+    pub iso_prefetch: Vec<AheadRule>,
+    /// How much isochronous OUT to hold back, for which devices.
+    pub iso_jitter: Vec<AheadRule>,
     /// Take devices even when this machine visibly needs them.
     pub force: bool,
     /// Where the commands of this machine reach the server.
@@ -48,6 +54,8 @@ impl Default for ServeConfig {
             reactor: ReactorChoice::Auto,
             realtime: false,
             busy_poll: Duration::ZERO,
+            iso_prefetch: Vec::new(),
+            iso_jitter: Vec::new(),
             force: false,
             admin: AdminChoice::Off,
             control: ControlChoice::Plain,
@@ -111,6 +119,33 @@ fn is_bus_id(text: &str) -> bool {
         && text
             .split_once('-')
             .is_some_and(|(bus, ports)| is_number(bus) && ports.split('.').all(is_number))
+}
+
+/// A time to work ahead by, and the devices it is for: `MS` or `MS=RULE`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AheadRule {
+    /// 1 ms to [`limits::AHEAD_MS`].
+    pub time: Duration,
+    /// `None`: every device that no other rule means.
+    pub rule: Option<Rule>,
+}
+
+impl FromStr for AheadRule {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (time, rule) = match text.split_once('=') {
+            Some((time, rule)) => (time, Some(rule)),
+            None => (text, None),
+        };
+        let known = time.parse().ok().filter(|time| (1..=limits::AHEAD_MS).contains(time));
+        let milliseconds: u16 = known.ok_or_else(|| {
+            let most = limits::AHEAD_MS;
+            format!("write milliseconds, 1 to {most}, and for one device MS=BUSID or MS=VID:PID")
+        })?;
+        let rule = rule.map(|rule| rule.parse().map_err(|error| format!("{error}"))).transpose()?;
+        Ok(Self { time: Duration::from_millis(milliseconds.into()), rule })
+    }
 }
 
 /// Which kernel interface the reactors use.
@@ -214,6 +249,20 @@ mod tests {
             assert_eq!(error.exit_code(), 2, "{bad}");
             assert!(error.to_string().contains("usbip-fast list -l"), "{error}");
         }
+    }
+
+    #[test]
+    fn times_to_work_ahead_have_bounds_and_rules() {
+        let rule = |text: &str| text.parse::<AheadRule>();
+        let all = AheadRule { time: Duration::from_millis(20), rule: None };
+        assert_eq!(rule("20"), Ok(all.clone()));
+        let one = AheadRule { rule: Some("busid=1-1".parse().expect("a rule")), ..all };
+        assert_eq!(rule("20=busid=1-1"), Ok(one));
+        assert!(rule("1").is_ok() && rule("1000=0525:*").is_ok());
+        for bad in ["", "0", "1001", "-1", "x", "20ms", "=1-1", "20=", "20=colour=red"] {
+            assert!(rule(bad).is_err(), "{bad}");
+        }
+        assert!(rule("2s").expect_err("no number").contains("1 to 1000"));
     }
 
     #[test]

@@ -30,7 +30,7 @@ pub const DEVLIST_BYTES: usize = 8 * 1024 * 1024;
 /// packets of 1 KiB is among the former: copying it costs a tenth of a send.
 pub const COALESCED_REPLY_BYTES: usize = 16 * 1024;
 
-/// Size of a connection's send buffer, in bytes; there are two, one filling and one in flight.
+/// Size of a connection's send buffer, in bytes. It is filled when no send is in flight.
 pub const SEND_BUFFER_BYTES: usize = 64 * 1024;
 
 /// Size of a connection's receive buffer, in bytes.
@@ -114,3 +114,14 @@ pub const CONTROL_ADDRESSES: usize = 1024;
 
 /// Bytes of one receive on a control connection: a few requests.
 pub const CONTROL_RECEIVE_BYTES: usize = 1024;
+
+/// Most URBs that a server queues on one device ahead of its client: at one packet of 1 ms each
+/// half a second; what is in eight packets or more reaches the longest time that can be chosen.
+pub const AHEAD_URBS: usize = 512;
+
+/// Most bytes of one endpoint's URBs that a server has ahead of its client: more than half a second
+/// at the full high-speed rate.
+pub const AHEAD_BYTES: usize = 16 * 1024 * 1024;
+
+/// Longest time by which a server may work ahead of its client, in milliseconds.
+pub const AHEAD_MS: u16 = 1000;

@@ -7,6 +7,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use usbip_fast::device::ahead::Lead;
 use usbip_fast::device::gadget::zero::{LOOPBACK, READ_BUFFER, SOURCE_SINK, WRITE_BUFFER};
 use usbip_fast::host::userspace::{Client, Urb};
 use usbip_fast::reactor::select::Choice;
@@ -56,7 +57,21 @@ fn no_urb_costs_an_allocation() {
         let (client, server) = server::open(choice);
         walk(client);
         server.join();
+        let time = Some(Duration::from_millis(10));
+        let (client, server) = server::open_ahead(choice, Lead { prefetch: time, jitter: time });
+        walk_ahead(client);
+        server.join();
     }
+}
+
+/// What a server that works ahead does itself.
+fn walk_ahead(mut client: Client) {
+    let packets = [1024; 16];
+    client.set_interface(0, 1, PATIENCE).expect("isochronous endpoints");
+    steady(&mut client, "isochronous IN, ahead", |client| client.isochronous_urb(0x82, &packets));
+    steady(&mut client, "isochronous OUT, held", |client| client.isochronous_urb(0x02, &packets));
+    client.set_interface(0, 2, PATIENCE).expect("interrupt endpoints");
+    steady(&mut client, "interrupt IN, ahead", |client| client.urb(0x83, 64));
 }
 
 fn walk(mut client: Client) {

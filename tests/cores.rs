@@ -64,12 +64,16 @@ impl Served {
         }
     }
 
+    fn signal(&self, signal: &str) {
+        let id = self.child.id().to_string();
+        let told = Command::new("kill").args([signal, &id]).status().expect("kill runs");
+        assert!(told.success());
+    }
+
     /// Ends it as an operator would; returns its log.
     fn stop(mut self) -> String {
-        let id = self.child.id().to_string();
-        let told = Command::new("kill").args(["-TERM", &id]).status().expect("kill runs");
-        assert!(told.success());
-        let mut log = self.start;
+        self.signal("-TERM");
+        let mut log = std::mem::take(&mut self.start);
         self.lines.read_to_string(&mut log).expect("text");
         let status = self.child.wait().expect("it ends");
         assert!(status.success(), "it ends in order: {status}\n{log}");
@@ -89,6 +93,15 @@ impl Served {
             }
         }
         None
+    }
+}
+
+/// A test that fails leaves no server behind.
+impl Drop for Served {
+    fn drop(&mut self) {
+        // Harmless if it has ended and was waited for.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
@@ -138,6 +151,35 @@ fn sessions_spread_over_the_cores_and_their_urbs_stay_there() {
     let messages: u64 = numbers(&log, "core stopped", "messages").iter().sum();
     // Two sessions handed over and ended, the word to stop and its answer.
     assert!((4..=6).contains(&messages), "{messages} messages for {urbs} URBs: {log}");
+}
+
+#[test]
+fn more_cores_than_there_are_cost_a_line_not_two_each() {
+    let served = Served::start(&["--cores", "40"]);
+    drop(served.client("sim-1"));
+    let log = plain(&served.stop());
+    let lines = |what| log.lines().filter(|line| line.contains(what)).count();
+    let here = affinity::cores();
+    if here < 40 {
+        assert_eq!(lines("40 cores are asked for"), 1, "{log}");
+        assert_eq!(lines("pinned"), 0, "{log}");
+    }
+    assert_eq!(lines("reactor: "), 1, "{log}");
+    assert_eq!(lines("core stopped"), here.clamp(8, 40), "{log}");
+    let seconds = log.lines().find_map(|line| line.split_once(" seconds=")).expect("a session").1;
+    let seconds = seconds.split(' ').next().expect("a number");
+    let digits = seconds.split_once('.').map_or(0, |(_, digits)| digits.len());
+    assert!((1..=3).contains(&digits), "milliseconds: {seconds}");
+}
+
+#[test]
+fn only_signals_that_say_so_stop_it() {
+    let served = Served::start(&[]);
+    served.signal("-USR1");
+    served.signal("-HUP");
+    drop(served.client("sim-1"));
+    let log = plain(&served.stop());
+    assert_eq!(log.matches("the server stops").count(), 1, "{log}");
 }
 
 #[test]

@@ -259,13 +259,53 @@ fn a_starved_stream_is_seen_and_its_cure_is_named() {
     let endpoints = session(&stats, "sim-1")["endpoints"].as_array().expect("a list");
     let iso = endpoints.iter().find(|endpoint| endpoint["address"] == 0x82).expect("it was used");
     assert_eq!(iso["in_flight_low"], 0);
-    assert!(number(&iso["missed"]) >= 4 * 8, "{iso}");
-    assert_eq!(iso["dry"], 4);
-    assert!(number(&iso["dry_us"]) >= 4 * 8000, "{iso}");
+    // On a busy machine a pause may be so long that it counts as the end of a stream.
+    let dry = number(&iso["dry"]);
+    assert!((1..=4).contains(&dry), "{iso}");
+    assert!(number(&iso["missed"]) >= dry * 8, "{iso}");
+    assert!(number(&iso["dry_us"]) >= dry * 8000, "{iso}");
     let output = command(&["stats", "-s", &folder.socket()]);
     let text = String::from_utf8(output.stdout).expect("text");
     assert!(text.contains("iso 2 IN") && text.contains("--iso-prefetch MS"), "{text}");
     drop(client);
+    served.stop();
+}
+
+#[test]
+fn working_ahead_is_reported_for_the_devices_it_is_for() {
+    let folder = Folder::new("ahead");
+    let served = Served::start(&[
+        "--simulate",
+        "zero:pace=real,zero:pace=real",
+        "--admin",
+        &folder.socket(),
+        "--iso-prefetch",
+        "20=sim-1",
+        "--iso-jitter",
+        "30",
+    ]);
+    let mut clients = ["sim-1", "sim-2"].map(|bus_id| served.import(bus_id));
+    for client in &mut clients {
+        client.set_interface(0, 1, PATIENCE).expect("it has it");
+        stream(client, 0x82, &[1024; 8], 10);
+        stream(client, 0x02, &[64; 8], 10);
+    }
+    let stats = served.stats();
+    let ahead = |bus_id: &str, address: u8| {
+        let endpoints = session(&stats, bus_id)["endpoints"].as_array().expect("a list");
+        let found = endpoints.iter().find(|endpoint| endpoint["address"] == address);
+        found.expect("it was used")["ahead"].clone()
+    };
+    assert_eq!(ahead("sim-1", 0x82)["limit_us"], 20_000);
+    assert!(number(&ahead("sim-1", 0x82)["level_us"]) <= 20_000);
+    assert_eq!(ahead("sim-2", 0x82), Value::Null);
+    assert_eq!(ahead("sim-1", 0x02)["limit_us"], 30_000);
+    assert_eq!(ahead("sim-2", 0x02)["limit_us"], 30_000);
+    let output = command(&["stats", "-s", &folder.socket()]);
+    let text = String::from_utf8(output.stdout).expect("text");
+    assert!(text.contains("iso 2 IN is read up to 20.0 ms ahead: "), "{text}");
+    assert!(text.contains("iso 2 OUT is played up to 30.0 ms late: "), "{text}");
+    drop(clients);
     served.stop();
 }
 

@@ -123,10 +123,6 @@ impl Arena {
         if let Some(index) = stock.large.iter().position(|free| free.length == length) {
             return Some(stock.large.swap_remove(index));
         }
-        // A block of another size in stock must not starve this one at the limit.
-        if self.0.chunk_bytes.get().saturating_add(length) > self.0.limit_bytes {
-            stock.large.clear();
-        }
         stock.large.reserve(1);
         drop(stock);
         let chunk = self.new_chunk(length)?;
@@ -134,12 +130,16 @@ impl Arena {
     }
 
     fn new_chunk(&self, length: usize) -> Option<Rc<Chunk>> {
-        let total = self.0.chunk_bytes.get().checked_add(length)?;
-        if total > self.0.limit_bytes {
-            return None;
+        let fits = || length <= self.0.limit_bytes.saturating_sub(self.0.chunk_bytes.get());
+        if !fits() {
+            // Blocks of other sizes in stock must not starve this one at the limit.
+            self.trim();
+            if !fits() {
+                return None;
+            }
         }
         let chunk = Chunk::map(length, Rc::downgrade(&self.0))?;
-        self.0.chunk_bytes.set(total);
+        self.0.chunk_bytes.set(self.0.chunk_bytes.get() + length);
         Some(Rc::new(chunk))
     }
 }
@@ -295,6 +295,18 @@ mod tests {
         assert!(arena.take(1024 * KIB).is_none());
         drop(large);
         assert!(arena.take(1024 * KIB).is_some(), "idle large blocks make room");
+    }
+
+    #[test]
+    fn stock_of_one_size_does_not_starve_another() {
+        let arena = Arena::new(2 * CHUNK_BYTES);
+        drop(arena.take(512).expect("a chunk"));
+        let kept = arena.take(2 * KIB).expect("the other chunk");
+        assert!(arena.take(18 * KIB).is_some(), "the first chunk is idle");
+        assert!(arena.take(264 * KIB).is_some(), "and is again");
+        let whole = arena.take(CHUNK_BYTES).expect("and for a block of its own");
+        assert!(arena.take(18 * KIB).is_none(), "now both chunks have lent blocks");
+        drop((kept, whole));
     }
 
     #[test]

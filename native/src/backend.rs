@@ -121,6 +121,24 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_deadline_beyond_all_clocks_is_slept_for() {
+        for &backend in preferred() {
+            let Ok(Opened { mut reactor, .. }) = open(backend, &Options::default()) else {
+                continue;
+            };
+            let bell = reactor.doorbell();
+            let ringer = crate::affinity::spawn("ringer", move || {
+                crate::client::pause(Duration::from_millis(20));
+                bell.ring();
+            });
+            assert!(reactor.turn(Some(Duration::MAX), &mut Vec::new()).rung);
+            let calls = reactor.counters().system_calls;
+            assert!(calls < 10, "{} made {calls} calls while it slept", backend.name());
+            ringer.expect("room for a thread").join().expect("no panic");
+        }
+    }
+
+    #[test]
     fn the_systems_own_reactors_open_and_foreign_ones_do_not() {
         let options = Options::default();
         for backend in [Backend::IoUring, Backend::Epoll, Backend::Kqueue] {

@@ -9,7 +9,7 @@ use usbip_fast_native::client::Family;
 use usbip_fast_native::process;
 
 use super::{ServerArgs, split_port};
-use crate::config::{AdminChoice, Cidr, ControlChoice, ReactorChoice, ServeConfig};
+use crate::config::{AdminChoice, AheadRule, Cidr, ControlChoice, ReactorChoice, ServeConfig};
 use crate::error::Error;
 
 /// Export USB devices of this machine, or simulated ones
@@ -41,6 +41,14 @@ pub(super) struct ServeArgs {
     #[arg(long, value_name = "US", num_args = 0..=1, default_missing_value = "100",
         value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     busy_poll: Option<u64>,
+    /// Read isochronous and interrupt IN up to MS milliseconds ahead of the client, for devices
+    /// whose network delays it: adds that latency; MS=RULE for some devices only; repeatable
+    #[arg(long, value_name = "MS[=RULE]")]
+    iso_prefetch: Vec<AheadRule>,
+    /// Hold MS milliseconds of isochronous OUT before the device gets it, so that a network's
+    /// jitter is no gap: adds that latency; MS=RULE for some devices only; repeatable
+    #[arg(long, value_name = "MS[=RULE]")]
+    iso_jitter: Vec<AheadRule>,
     /// Take devices even if this machine visibly needs them
     #[arg(long)]
     force: bool,
@@ -165,6 +173,8 @@ impl ServeArgs {
             reactor: self.reactor,
             realtime: self.realtime,
             busy_poll: Duration::from_micros(self.busy_poll.unwrap_or(0)),
+            iso_prefetch: self.iso_prefetch.clone(),
+            iso_jitter: self.iso_jitter.clone(),
             force: self.force,
             admin: self.admin_choice()?,
             control: self.control,
@@ -359,6 +369,19 @@ mod tests {
         assert_eq!(busy_poll("-b 1-1 --busy-poll"), 100);
         assert_eq!(busy_poll("-b 1-1 --busy-poll 30 --realtime"), 30);
         assert!(Line::try_parse_from(["serve", "--busy-poll", "0"]).is_err());
+    }
+
+    #[test]
+    fn working_ahead_is_off_unless_asked_for() {
+        let config = |line| args(line).config().expect("good");
+        assert!(config("-b 1-1").iso_prefetch.is_empty() && config("-b 1-1").iso_jitter.is_empty());
+        let asked = config("-b 1-1 --iso-prefetch 20 --iso-prefetch 40=0525:* --iso-jitter 30");
+        let times = |rules: &[AheadRule]| -> Vec<_> {
+            rules.iter().map(|rule| (rule.time.as_millis(), rule.rule.is_some())).collect()
+        };
+        assert_eq!(times(&asked.iso_prefetch), [(20, false), (40, true)]);
+        assert_eq!(times(&asked.iso_jitter), [(30, false)]);
+        assert!(Line::try_parse_from(["serve", "--iso-jitter", "0"]).is_err());
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! takes URBs. Both belong to one core. Nothing here blocks: calls that wait run on a helper thread
 //! of the device, which rings the core's doorbell.
 
+pub mod ahead;
 pub mod contract;
 pub mod faulty;
 pub mod gadget;
@@ -90,6 +91,13 @@ pub trait Device {
     fn busy_time(&self, now: Duration) -> Duration {
         let _ = now;
         Duration::ZERO
+    }
+
+    /// What working ahead of the client has come to on the endpoint at this address; `None` where
+    /// nothing is done ahead.
+    fn ahead(&self, address: u8) -> Option<ahead::AheadLevel> {
+        let _ = address;
+        None
     }
 
     /// The core's doorbell was rung: results of the helper thread may be there.

@@ -36,6 +36,15 @@ pub struct Receiver<T> {
     fetched: VecDeque<T>,
 }
 
+/// Why a message was not taken, and the message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused<T> {
+    /// There is no room; there will be when the receiver has looked.
+    Full(T),
+    /// The receiver is gone, for good.
+    Gone(T),
+}
+
 #[derive(Debug)]
 struct Shared<T> {
     state: Mutex<State<T>>,
@@ -56,10 +65,13 @@ impl<T> Sender<T> {
     /// # Errors
     ///
     /// Gives the message back when the mailbox is full or its receiver is gone.
-    pub fn try_send(&self, message: T) -> Result<(), T> {
+    pub fn try_send(&self, message: T) -> Result<(), Refused<T>> {
         let mut state = self.0.lock();
-        if !state.open || state.queue.len() == self.0.capacity {
-            return Err(message);
+        if !state.open {
+            return Err(Refused::Gone(message));
+        }
+        if state.queue.len() == self.0.capacity {
+            return Err(Refused::Full(message));
         }
         let first = state.queue.is_empty();
         state.queue.push_back(message);
@@ -146,11 +158,12 @@ mod tests {
     #[test]
     fn a_full_or_abandoned_mailbox_gives_the_message_back() {
         let (sender, mut receiver, rings) = counted(2);
-        assert_eq!([1, 2, 3].map(|message| sender.try_send(message)), [Ok(()), Ok(()), Err(3)]);
+        let sent = [1, 2, 3].map(|message| sender.try_send(message));
+        assert_eq!(sent, [Ok(()), Ok(()), Err(Refused::Full(3))]);
         assert_eq!(receiver.try_receive(), Some(1));
         assert_eq!(sender.try_send(4), Ok(()));
         drop(receiver);
-        assert_eq!(sender.try_send(5), Err(5));
+        assert_eq!(sender.try_send(5), Err(Refused::Gone(5)));
         assert_eq!(rings(), 2);
     }
 

@@ -2,7 +2,7 @@
 
 mod report;
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
@@ -14,6 +14,7 @@ use crate::device::{Export, Opener, Remains};
 use crate::ledger::Listed;
 use crate::limits;
 use crate::reactor::mailbox::{Receiver, Sender};
+use crate::reactor::outbox::Outbox;
 use crate::reactor::turn::{self, Next};
 use crate::serve::admin;
 use crate::serve::control;
@@ -95,11 +96,16 @@ pub struct CoreSetup {
     pub door: Option<Door>,
 }
 
+/// How soon mail for a core that was behind is tried again: it has a thousand messages to read.
+const MAIL_RETRY: Duration = Duration::from_millis(1);
+
 /// One core of the server.
 pub struct Core {
     index: usize,
     mail: Receiver<Message>,
-    cores: Vec<Sender<Message>>,
+    outbox: Outbox<Message>,
+    /// When what waits in the outbox is tried again.
+    retry_mail: Option<Duration>,
     doorbell: Doorbell,
     door: Option<Door>,
     arena: Arena,
@@ -107,11 +113,9 @@ pub struct Core {
     sessions: Vec<Key>,
     /// Greetings by the time at which theirs is over; they may be gone already.
     greetings: BTreeSet<(Duration, Key)>,
-    /// Messages that did not fit into a full mailbox, to be tried again.
-    unsent: VecDeque<(usize, Message)>,
-    /// Messages sent to other cores.
-    messages: u64,
     stopping: bool,
+    /// Core 0 has been told that this core has stopped, or will be as soon as its mailbox has room.
+    has_told_stopped: bool,
     /// When the core has begun to run.
     started: Option<Duration>,
     /// Core 0 asks for figures, by this number.
@@ -132,16 +136,16 @@ impl Core {
         Self {
             index,
             mail,
-            cores,
+            outbox: Outbox::new(cores),
+            retry_mail: None,
             doorbell,
             door,
             arena: Arena::new(limits::ARENA_BYTES),
             connections: Table::new(),
             sessions: Vec::new(),
             greetings: BTreeSet::new(),
-            unsent: VecDeque::new(),
-            messages: 0,
             stopping: false,
+            has_told_stopped: false,
             started: None,
             report_wanted: None,
             past: Past::default(),
@@ -157,7 +161,7 @@ impl Core {
     /// Messages sent to other cores: a few for each session, none for a URB.
     #[must_use]
     pub fn messages(&self) -> u64 {
-        self.messages
+        self.outbox.sent()
     }
 
     fn handle_door(&mut self, completion: Completion, reactor: &mut dyn Reactor, now: Duration) {
@@ -194,10 +198,10 @@ impl Core {
         // The key must be known to the greeting before it is in the table.
         let key = self.connections.next_key();
         let mut io = Io { reactor, arena: &self.arena, now };
-        let greeting = Greeting::new(key, peer, socket, &mut io);
-        self.greetings.insert((greeting.deadline(), key));
+        let (greeting, progress) = Greeting::new(key, peer, socket, &mut io);
         let entered = self.connections.insert(Connection::Greeting(greeting));
         assert_eq!(entered, key, "nothing was entered in between");
+        self.handle_progress(key, progress, reactor, now);
     }
 
     fn handle_progress(
@@ -234,6 +238,15 @@ impl Core {
                 return self.reply(key, &reply, reactor, now);
             }
             Request::Control => return self.enter_control(key, now),
+            // Its session would not outlive its beginning, and its core may have stopped.
+            Request::Import(_) if self.stopping => {
+                return self.reply(
+                    key,
+                    &op::import_refusal(op::STATUS_NOT_AVAILABLE),
+                    reactor,
+                    now,
+                );
+            }
             Request::Import(bus_id) => (bus_id, Claim::Plain, op::REP_IMPORT),
             Request::ImportWithLease { bus_id, lease_id, nonce } => {
                 let claim = Claim::Lease { id: *lease_id, nonce: *nonce };
@@ -297,6 +310,12 @@ impl Core {
         self.tell(core, Message::Start(Box::new(session)));
     }
 
+    /// A session that core 0 has handed over.
+    fn begin_session(&mut self, new: NewSession, now: Duration) {
+        let NewSession { socket, peer, opener, description, reply_code } = new;
+        self.open_session(Handle::new(socket), peer, opener, &description, reply_code, now);
+    }
+
     fn open_session(
         &mut self,
         socket: Handle,
@@ -321,11 +340,7 @@ impl Core {
     fn read_mail(&mut self, now: Duration) {
         while let Some(message) = self.mail.try_receive() {
             match message {
-                Message::Start(new) => {
-                    let NewSession { socket, peer, opener, description, reply_code } = *new;
-                    let socket = Handle::new(socket);
-                    self.open_session(socket, peer, opener, &description, reply_code, now);
-                }
+                Message::Start(new) => self.begin_session(*new, now),
                 Message::Ended { core, bus_id, remains } => {
                     self.door_mut().session_ended(core, &bus_id, remains);
                 }
@@ -418,18 +433,27 @@ impl Core {
     }
 
     fn tell(&mut self, core: usize, message: Message) {
-        self.unsent.push_back((core, message));
-        self.send_mail();
+        self.outbox.post(core, message);
     }
 
-    fn send_mail(&mut self) {
-        while let Some((core, message)) = self.unsent.pop_front() {
-            if let Err(message) = self.cores[core].try_send(message) {
-                // The other core is behind; its mail is tried again in the next turn.
-                self.unsent.push_front((core, message));
-                return;
+    /// Sends what other cores had no room for, and does here what was meant for one that is gone.
+    fn settle_mail(&mut self, now: Duration) {
+        self.outbox.retry();
+        while let Some((core, message)) = self.outbox.take_lost() {
+            match message {
+                Message::Start(new) => {
+                    tracing::error!(core, "the core is gone; its session runs on core 0");
+                    self.door_mut().keep_session(core);
+                    self.begin_session(*new, now);
+                }
+                // It has nobody to ask, nothing to stop, or nobody left who wants to know.
+                Message::Changed { .. }
+                | Message::Ended { .. }
+                | Message::Report { .. }
+                | Message::Reported { .. }
+                | Message::Stop
+                | Message::Stopped => {}
             }
-            self.messages += 1;
         }
     }
 
@@ -439,23 +463,20 @@ impl Core {
             if door.wants_to_stop() && !self.stopping {
                 door.close(&mut Io { reactor, arena: &self.arena, now });
                 self.stop_sessions();
-                for core in 1..self.cores.len() {
-                    self.unsent.push_back((core, Message::Stop));
+                for core in 1..self.outbox.cores() {
+                    self.tell(core, Message::Stop);
                 }
-                self.send_mail();
             }
             let door = self.door.as_ref().expect("checked above");
-            return self.stopping && (door.is_empty(self.cores.len()) || door.is_overdue(now));
+            return self.stopping && (door.is_empty(self.outbox.cores()) || door.is_overdue(now));
         }
-        if self.stopping && self.sessions.is_empty() && self.mail_is_out() {
+        if !self.stopping || !self.sessions.is_empty() {
+            return false;
+        }
+        if !std::mem::replace(&mut self.has_told_stopped, true) {
             self.tell(0, Message::Stopped);
-            return self.mail_is_out();
         }
-        false
-    }
-
-    fn mail_is_out(&self) -> bool {
-        self.unsent.is_empty()
+        !self.outbox.is_waiting()
     }
 }
 
@@ -467,7 +488,7 @@ impl turn::Core for Core {
             _ => None,
         });
         let door = self.door.as_ref().and_then(Door::deadline);
-        greeting.into_iter().chain(door).chain(sessions).min()
+        greeting.into_iter().chain(door).chain(sessions).chain(self.retry_mail).min()
     }
 
     fn handle(&mut self, completion: Completion, reactor: &mut dyn Reactor, now: Duration) {
@@ -501,7 +522,7 @@ impl turn::Core for Core {
         if rung {
             self.read_mail(now);
         }
-        self.send_mail();
+        self.settle_mail(now);
         self.time_out_greetings(reactor, now);
         if let Some(door) = &mut self.door {
             door.start(reactor);
@@ -515,7 +536,8 @@ impl turn::Core for Core {
         if self.is_done(reactor, now) {
             return Next::Stop;
         }
-        if more || !self.unsent.is_empty() { Next::Again } else { Next::Sleep }
+        self.retry_mail = self.outbox.is_waiting().then(|| now + MAIL_RETRY);
+        if more { Next::Again } else { Next::Sleep }
     }
 }
 
@@ -525,7 +547,7 @@ fn log_end(epitaph: &Epitaph) {
     tracing::info!(
         %peer,
         bus_id,
-        seconds = duration.as_secs_f64(),
+        seconds = duration.as_millis() as f64 / 1000.0,
         urbs = counters.urbs,
         bytes_in = counters.bytes_in,
         bytes_out = counters.bytes_out,

@@ -96,8 +96,10 @@ impl Door {
     /// Reads which signals have come.
     pub fn handle_signal(&mut self, reactor: &mut dyn Reactor, now: Duration) {
         while let Some(signal) = self.signals.take() {
-            if signal == Signal::HangUp {
-                continue;
+            match signal {
+                // There is nothing to read again and nothing to write down.
+                Signal::HangUp | Signal::User1 => continue,
+                Signal::Interrupt | Signal::Terminate => {}
             }
             tracing::info!("{signal:?}: the server stops");
             if self.stop.replace(now).is_some() {
@@ -168,6 +170,12 @@ impl Door {
         let core = core.expect("there is at least one core");
         self.load[core] += 1;
         core
+    }
+
+    /// A session that was placed on another core runs on core 0.
+    pub fn keep_session(&mut self, placed: usize) {
+        self.load[placed] -= 1;
+        self.load[0] += 1;
     }
 
     /// A session is over and its device is back.

@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::config::{AheadRule, ServeConfig};
+use crate::device::ahead::{Ahead, Lead};
 use crate::device::{Export, Opener, Remains};
 use crate::ledger::{
     Holder, Lease, LeaseError, LeaseRefusal, Ledger, Listed, Listener, Plugged, Publication,
@@ -21,6 +23,8 @@ pub struct Exports {
     /// By bus id, what opens the device that will be listed when a reservation ends.
     pending: BTreeMap<String, Handle>,
     outbox: VecDeque<Arc<Publication>>,
+    iso_prefetch: Vec<AheadRule>,
+    iso_jitter: Vec<AheadRule>,
 }
 
 struct Handle {
@@ -85,6 +89,12 @@ pub enum Claim {
 }
 
 impl Exports {
+    /// Sets for which devices to work ahead of their clients, and how far.
+    pub fn work_ahead(&mut self, config: &ServeConfig) {
+        self.iso_prefetch.clone_from(&config.iso_prefetch);
+        self.iso_jitter.clone_from(&config.iso_jitter);
+    }
+
     /// A device is there, or is there again.
     pub fn plug(&mut self, listed: Listed, export: Box<dyn Export>) {
         let bus_id = listed.description.bus_id.clone();
@@ -145,7 +155,14 @@ impl Exports {
         let listed = lent?;
         let handle = self.openers.get_mut(bus_id).expect("what is listed can be opened");
         match handle.export.reserve() {
-            Ok(opener) => Ok((opener, listed)),
+            Ok(opener) => {
+                let device = &listed.description;
+                let lead = Lead {
+                    prefetch: time_for(&self.iso_prefetch, device),
+                    jitter: time_for(&self.iso_jitter, device),
+                };
+                Ok((opening_ahead(opener, device, lead), listed))
+            }
             Err(reason) => {
                 self.ledger.release(bus_id);
                 self.follow();
@@ -242,6 +259,22 @@ impl Exports {
             self.outbox.push_back(publication);
         }
     }
+}
+
+/// The time of the first rule that means a device, else that of the first for all devices.
+fn time_for(rules: &[AheadRule], device: &DeviceDescription) -> Option<Duration> {
+    let means = |rule: &&AheadRule| rule.rule.as_ref().is_some_and(|rule| rule.matches(device));
+    let found = rules.iter().find(means);
+    found.or_else(|| rules.iter().find(|rule| rule.rule.is_none())).map(|rule| rule.time)
+}
+
+/// Puts what works ahead before the device, if it is to.
+fn opening_ahead(opener: Opener, device: &DeviceDescription, lead: Lead) -> Opener {
+    if lead.is_none() {
+        return opener;
+    }
+    let device = device.clone();
+    Box::new(move |doorbell| Box::new(Ahead::new(opener(doorbell), &device, lead)))
 }
 
 #[cfg(test)]
@@ -361,5 +394,22 @@ mod tests {
         assert!(exports.available(peer()).is_empty());
         assert_eq!(lend(&mut exports).expect_err("not for it").status(), 4);
         assert!(exports.lease(Listener(1), peer(), "sim-1", 5, NOW).is_err());
+    }
+
+    #[test]
+    fn a_rule_for_a_device_goes_before_one_for_all() {
+        let spec = &simulate::parse("zero").expect("a device")[0];
+        let (first, second) = (spec.export(1), spec.export(2));
+        let rules = |texts: &[&str]| -> Vec<AheadRule> {
+            texts.iter().map(|text| text.parse().expect("a rule")).collect()
+        };
+        let time = |texts: &[&str], export: &dyn Export| {
+            time_for(&rules(texts), export.describe()).map(|time| time.as_millis())
+        };
+        assert_eq!(time(&[], &*first), None);
+        assert_eq!(time(&["20"], &*first), Some(20));
+        assert_eq!(time(&["20", "30=sim-1", "40=0525:*"], &*first), Some(30));
+        assert_eq!(time(&["20", "30=sim-1"], &*second), Some(20));
+        assert_eq!(time(&["30=sim-1"], &*second), None);
     }
 }

@@ -36,6 +36,7 @@ enum Step {
 }
 
 /// What a completion has led to.
+#[must_use = "a connection that has ended is to be dropped"]
 pub enum Progress {
     /// Nothing to be done before this time; then call [`Greeting::handle_timeout`].
     Until(Duration),
@@ -60,14 +61,14 @@ pub enum GreetingError {
 }
 
 impl Greeting {
-    /// A connection accepted at `io.now`; starts to read its request.
-    pub fn new(key: Key, peer: SocketAddr, socket: Handle, io: &mut Io<'_>) -> Self {
+    /// A connection accepted at `io.now`; starts to read its request, if there is memory for that.
+    pub fn new(key: Key, peer: SocketAddr, socket: Handle, io: &mut Io<'_>) -> (Self, Progress) {
         let handshake = Handshake::new(io.now);
         let buffer = io.arena.take(REQUEST_BYTES).map(Block::from);
         let step = Step::Asking { handshake, buffer };
         let mut greeting = Self { key, peer, since: io.now, socket, step, in_flight: None };
-        greeting.read(io);
-        greeting
+        let progress = greeting.read(io);
+        (greeting, progress)
     }
 
     /// When [`handle_timeout`](Self::handle_timeout) is due.
@@ -208,5 +209,24 @@ impl Greeting {
         let socket = self.socket.clone();
         let op = Op::Send { socket, pieces: [Some(piece), None], quiet: false };
         io.reactor.submit(op, self.token(kind::SEND));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use usbip_fast_native::Arena;
+
+    use super::*;
+    use crate::reactor::simulated::{Conditions, World};
+
+    #[test]
+    fn a_connection_without_memory_ends_at_once() {
+        let world = World::new(1, Conditions::default());
+        let (socket, _client) = world.pair();
+        let (mut reactor, arena) = (world.reactor(), Arena::new(0));
+        let mut io = Io { reactor: &mut *reactor, arena: &arena, now: world.now() };
+        let key = Key { index: 0, generation: 0 };
+        let (_, progress) = Greeting::new(key, ([127, 0, 0, 1], 1).into(), socket, &mut io);
+        assert!(matches!(progress, Progress::Ended(Some(GreetingError::NoMemory))));
     }
 }

@@ -47,6 +47,9 @@ const DESCRIPTORS: u64 = 2 * limits::CONNECTIONS as u64;
 /// Messages that may wait for a core: a new session or an ended one each.
 const MAILBOX_MESSAGES: usize = 1024;
 
+/// So many cores say at their end what they did, though the machine has fewer.
+const LOGGED_CORES: usize = 8;
+
 /// Runs a server until a signal stops it. Called once, by the command line, on the main thread,
 /// which becomes core 0.
 ///
@@ -77,13 +80,14 @@ pub fn run_with(devices: Vec<Box<dyn Export>>, config: &ServeConfig) -> Result<(
     start(exports, Vec::new(), config)
 }
 
-fn start(exports: Exports, watched: Vec<Watched>, config: &ServeConfig) -> Result<(), Error> {
+fn start(mut exports: Exports, watched: Vec<Watched>, config: &ServeConfig) -> Result<(), Error> {
     if let Err(error) = process::raise_descriptor_limit(DESCRIPTORS) {
         tracing::warn!("the limit of open descriptors cannot be raised: {error}");
     }
     if config.realtime {
         take_realtime(config.cores)?;
     }
+    exports.work_ahead(config);
     let listeners = listen(&config.listen)?;
     let bound: Vec<_> = listeners.iter().flat_map(socket::local_address).collect();
     let admin = admin::place::open(&config.admin, &bound)?.map(Admin::new);
@@ -204,7 +208,11 @@ pub(crate) fn cannot_listen(address: SocketAddr, error: &io::Error) -> Error {
 
 /// Brings up one thread per further core, then runs core 0 here.
 fn run_cores(config: &ServeConfig, door: Door, watched: Vec<Watched>) -> Result<(), Error> {
-    let mut reactor = open_reactor(config)?;
+    let here = affinity::cores();
+    if config.cores > here {
+        tracing::warn!("{} cores are asked for and this machine has {here} to use", config.cores);
+    }
+    let mut reactor = open_reactor(0, config)?;
     let (own_mail, mail) = mailbox::channel(MAILBOX_MESSAGES, reactor.doorbell());
     if !watched.is_empty() {
         watch::start(watched, config.force, own_mail.clone())
@@ -243,7 +251,7 @@ fn start_core(index: usize, config: &ServeConfig) -> Result<(Sender<Message>, Ot
     let (peers, wait_for_peers) = mpsc::channel();
     let config = config.clone();
     let body = move || {
-        let opened = open_reactor(&config).map(|reactor| {
+        let opened = open_reactor(index, &config).map(|reactor| {
             let (sender, mail) = mailbox::channel(MAILBOX_MESSAGES, reactor.doorbell());
             (reactor, sender, mail)
         });
@@ -272,14 +280,18 @@ fn start_core(index: usize, config: &ServeConfig) -> Result<(Sender<Message>, Ot
     Ok((sender, OtherCore { peers, thread }))
 }
 
-fn open_reactor(config: &ServeConfig) -> Result<Box<dyn Reactor>, Error> {
+fn open_reactor(index: usize, config: &ServeConfig) -> Result<Box<dyn Reactor>, Error> {
     let options = Options { spin: config.busy_poll, ..Options::default() };
     let opened = select::open(config.reactor.into(), &options);
     let (reactor, selection) = opened.map_err(|error| match config.reactor {
         ReactorChoice::Auto => Error::Failed(error.to_string()),
         _ => Error::Failed(format!("{error}; or type: --reactor auto")),
     })?;
-    tracing::info!("reactor: {selection}");
+    if index == 0 {
+        tracing::info!("reactor: {selection}");
+    } else {
+        tracing::debug!(core = index, "reactor: {selection}");
+    }
     Ok(reactor)
 }
 
@@ -302,7 +314,8 @@ fn run_core(
     cores: Vec<Sender<Message>>,
     door: Option<Door>,
 ) -> Result<(), Error> {
-    if config.cores > 1 && !affinity::pin(index) {
+    // Cores that the machine does not have have been spoken of.
+    if config.cores > 1 && index < affinity::cores() && !affinity::pin(index) {
         tracing::warn!("core {index} cannot be pinned and runs anywhere");
     }
     if config.realtime
@@ -315,7 +328,11 @@ fn run_core(
     turn::run(reactor, &mut core, clock::now);
     let ReactorCounters { system_calls, operations, turns } = reactor.counters();
     let messages = core.messages();
-    tracing::info!(core = index, system_calls, operations, turns, messages, "core stopped");
+    if index < affinity::cores().max(LOGGED_CORES) {
+        tracing::info!(core = index, system_calls, operations, turns, messages, "core stopped");
+    } else {
+        tracing::debug!(core = index, system_calls, operations, turns, messages, "core stopped");
+    }
     if core.was_cut_short() {
         return Err(Error::Failed(
             "the server ended with devices not given back; see: usbip-fast list -l".to_owned(),

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use usbip_fast_native::{Arena, Block, Completion, Handle, Op, Outcome, Piece, Reactor, Token};
 
+use crate::device::ahead::AheadLevel;
 use crate::device::{Device, DeviceState, Remains};
 use crate::limits;
 use crate::serve::farewell::Farewell;
@@ -12,7 +13,7 @@ use crate::serve::table::Key;
 use crate::session::ReceiveSize;
 use crate::session::exporter::{Counters, Exporter, SessionEnd, Transmit};
 use crate::telemetry::meter::{self, Meter};
-use crate::telemetry::report::{EndpointReport, SessionReport};
+use crate::telemetry::report::{AheadReport, EndpointReport, SessionReport};
 use crate::usb::endpoint::EndpointMap;
 use crate::usb::identity::DeviceDescription;
 use crate::usb::speed::Speed;
@@ -270,6 +271,9 @@ impl Session {
         for endpoint in endpoints.iter_mut().filter(|endpoint| endpoint.kind == "isochronous") {
             let known = self.device.missed(endpoint.address);
             endpoint.missed = known.unwrap_or_else(|| self.intervals_dry(endpoint));
+        }
+        for endpoint in &mut endpoints {
+            endpoint.ahead = self.device.ahead(endpoint.address).map(ahead_report);
         }
         let state = match self.phase {
             Phase::Opening { .. } => "opening",
@@ -567,5 +571,15 @@ impl Session {
             self.receiving = true;
             farewell.read(&self.socket, block, token, io);
         }
+    }
+}
+
+fn ahead_report(level: AheadLevel) -> AheadReport {
+    AheadReport {
+        limit_us: meter::micros(level.limit),
+        level_us: meter::micros(level.level),
+        low_us: level.low.map(meter::micros),
+        dry: level.dry,
+        dry_us: meter::micros(level.dry_time),
     }
 }

@@ -296,6 +296,7 @@ impl EndpointMeter {
             errors: self.errors,
             late: self.late,
             missed: 0,
+            ahead: None,
             dry: self.low_water.dry,
             dry_us: micros(self.low_water.dry_time),
             in_flight: self.in_flight,

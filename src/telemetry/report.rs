@@ -141,10 +141,31 @@ pub struct EndpointReport {
     /// Periodic endpoints: fewest that it was left with by a URB's end while the stream went on;
     /// `null` before the first.
     pub in_flight_low: Option<u64>,
+    /// What working ahead of the client has come to; `null` where nothing is done ahead. Then the
+    /// URBs of this endpoint are those of the client, and a URB's end at the device is when it was
+    /// answered from what was read ahead, or accepted to be played.
+    #[serde(default)]
+    pub ahead: Option<AheadReport>,
     /// From a URB's arrival to its end at the device.
     pub device_latency_us: LatencyReport,
     /// From a URB's arrival until the network has taken its answer.
     pub answer_latency_us: LatencyReport,
+}
+
+/// Working ahead of the client on one endpoint (`--iso-prefetch`, `--iso-jitter`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AheadReport {
+    /// The latency added at most: the time that was chosen.
+    pub limit_us: u64,
+    /// The latency added now: IN what was read and not asked for, OUT what was taken from the
+    /// client and has not left.
+    pub level_us: u64,
+    /// What the device's own queue held at the least while the stream went on.
+    pub low_us: Option<u64>,
+    /// How often the device had nothing to do while the stream went on.
+    pub dry: u64,
+    /// How long it had nothing to do, in sum.
+    pub dry_us: u64,
 }
 
 /// URBs, and isochronous packets, by the way they failed.

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use usbip_fast::device::ahead::{Ahead, Lead};
 use usbip_fast::device::gadget::simulate;
 use usbip_fast::device::gadget::zero::SOURCE_SINK;
 use usbip_fast::host::userspace::Client;
@@ -45,11 +46,16 @@ impl Server {
 
 /// A server's session on a thread of its own, and a client of it.
 pub fn open(choice: Choice) -> (Client, Server) {
+    open_ahead(choice, Lead::default())
+}
+
+/// The same, and the server works ahead of the client.
+pub fn open_ahead(choice: Choice, lead: Lead) -> (Client, Server) {
     let (here, there) = socket::pair().expect("a pair");
     let there = there.into_owned().expect("the only reference");
     let stop = Arc::new(AtomicBool::new(false));
     let seen = Arc::clone(&stop);
-    let thread = thread::spawn(move || serve(choice, there, &seen));
+    let thread = thread::spawn(move || serve(choice, there, lead, &seen));
     let server = Server { stop, thread };
     let mut stream = UnixStream::from(here.into_owned().expect("the only reference"));
     stream.set_nonblocking(false).expect("a socket");
@@ -62,12 +68,15 @@ pub fn open(choice: Choice) -> (Client, Server) {
     (client, server)
 }
 
-fn serve(choice: Choice, socket: OwnedFd, stop: &AtomicBool) {
+fn serve(choice: Choice, socket: OwnedFd, lead: Lead, stop: &AtomicBool) {
     let (mut reactor, _) = select::open(choice, &Options::default()).expect("a reactor");
     let spec = simulate::parse("zero:pace=none").expect("a device").remove(0);
     let mut export = spec.export(1);
     let description = export.describe().clone();
-    let device = export.reserve().expect("free")(&reactor.doorbell());
+    let mut device = export.reserve().expect("free")(&reactor.doorbell());
+    if !lead.is_none() {
+        device = Box::new(Ahead::new(device, &description, lead));
+    }
     let peer = "127.0.0.1:1".parse().expect("an address");
     let key = Key { index: 0, generation: 0 };
     let arena = Arena::new(limits::ARENA_BYTES);

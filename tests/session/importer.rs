@@ -451,6 +451,25 @@ fn answers_to_nothing_end_the_session() {
 }
 
 #[test]
+fn an_answer_to_what_was_not_asked_yet_ends_the_session() {
+    let bulk_in = urb(TransferType::Bulk, Direction::In, 10);
+    let (mut ends, seqnum) = asked(&bulk_in);
+    // The next command waits, as behind a send that is in flight; its number can be guessed.
+    ends.submit(1, &bulk_in);
+    ends.importer.unlink(1);
+    let mut unlinked = [0; HEADER_BYTES];
+    RetUnlink { seqnum: seqnum + 2, status: -104 }.emit(&mut unlinked);
+    assert_eq!(ends.importer.handle_received(None, &unlinked), HEADER_BYTES);
+    assert_eq!((ends.importer.end(), ends.importer.outstanding()), (None, 2), "it means nothing");
+    let early = reply(seqnum + 1, 0, 0, 0);
+    assert_eq!(ends.importer.handle_received(None, &early), early.len());
+    assert_eq!(ends.importer.end(), Some(&ImporterEnd::UnknownSeqnum(seqnum + 1)));
+    assert!(!ends.client_sends(), "nothing is left to be sent");
+    ends.finished.extend(std::iter::from_fn(|| ends.importer.poll_finished()));
+    assert_eq!(ends.take_finished(), [(0, -108, 0), (1, -108, 0)]);
+}
+
+#[test]
 fn a_stream_that_ends_inside_a_pdu_is_truncated() {
     let bulk_in = urb(TransferType::Bulk, Direction::In, 10);
     for cut in [1, 47, 48, 57] {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::contract::driver::{content, pattern};
 use crate::contract::{Driver, Ground, Row};
 use crate::handle::Handle;
-use crate::op::{Op, Outcome, Token};
+use crate::op::{Op, OsError, Outcome, Token};
 
 pub(super) const CHECKS: &[Row] = &[
     ("a quiet send completes with what comes next", completes_with_the_next),
@@ -14,6 +14,8 @@ pub(super) const CHECKS: &[Row] = &[
     ("a quiet send that moves a part says so at once", partial),
     ("quiet sends lose no byte to a slow reader", slow_reader),
     ("many quiet sends in a turn complete once each", many),
+    ("a quiet send may be cancelled before the turn that starts it", cancelled_at_once),
+    ("a quiet send gives its memory back when its reactor goes", dropped),
 ];
 
 /// Far longer than a completion needs that does not have to wait.
@@ -59,6 +61,33 @@ fn completes_at_the_deadline(ground: &dyn Ground) {
     assert!(driver.take(silent).is_none());
     driver.reactor.cancel(silent);
     driver.wait(silent);
+}
+
+fn cancelled_at_once(ground: &dyn Ground) {
+    let mut driver = Driver::new(ground);
+    let (one, two) = ground.pair();
+    let send = send_quietly(&mut driver, &one, b"answer");
+    driver.reactor.cancel(send);
+    let done = driver.wait(send);
+    let count = match done.result {
+        Ok(Outcome::Moved(count)) => count,
+        Err(error) => {
+            assert_eq!(error, OsError(libc::ECANCELED));
+            0
+        }
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(driver.receive_all(&two, count), b"answer"[..count]);
+}
+
+fn dropped(ground: &dyn Ground) {
+    let mut driver = Driver::new(ground);
+    let (one, _two) = ground.pair();
+    let arena = driver.arena.clone();
+    send_quietly(&mut driver, &one, b"answer");
+    assert_eq!(arena.lent_blocks(), 1);
+    drop(driver);
+    assert_eq!(arena.lent_blocks(), 0, "not leaked either");
 }
 
 fn stalled(ground: &dyn Ground) {

@@ -87,6 +87,10 @@ const BELL: u64 = CANCEL - 1;
 const ENTER_GETEVENTS: u32 = 1;
 const ENTER_EXT_ARG: u32 = 8;
 
+/// The kernel counts nanoseconds in 63 bits and takes what is beyond for the past. A turn sleeps on
+/// when this is over and its deadline is not.
+const LONGEST: Duration = Duration::from_secs(1 << 30);
+
 /// How long a dropped reactor waits for the kernel to let go of its memory before it is leaked.
 const FAREWELL: Duration = Duration::from_secs(5);
 
@@ -224,7 +228,7 @@ impl Uring {
         self.counters.system_calls += 1;
         let submissions = u32::try_from(self.ring.submission().len()).expect("queues are small");
         let wanted = u32::from(patience != Some(Duration::ZERO));
-        let timeout = patience.map(types::Timespec::from);
+        let timeout = patience.map(|patience| types::Timespec::from(patience.min(LONGEST)));
         let mut arguments = types::SubmitArgs::new();
         if let Some(timeout) = &timeout {
             arguments = arguments.timespec(timeout);
@@ -304,9 +308,10 @@ impl Uring {
     }
 
     /// A cancel that found nothing although the operation is still there has met it between two
-    /// states, and is repeated.
+    /// states, and is repeated; not if the operation was over as soon as the kernel had it.
     fn handle_cancel(&mut self, user_data: u64, result: i32) {
-        if result == -libc::ENOENT && self.find(user_data).is_some() {
+        let found = self.find(user_data).map(|index| self.table.get(index));
+        if result == -libc::ENOENT && found.is_some_and(|flight| !flight.silent) {
             self.push_cancel(user_data);
         }
     }
@@ -438,6 +443,7 @@ impl Drop for Uring {
             let full = self.refill();
             self.enter(Some(if full { Duration::ZERO } else { end.saturating_sub(clock::now()) }));
             self.reap(&mut completions);
+            self.settle_silent(&mut completions);
             completions.clear();
         }
         if self.in_flight > 0 {

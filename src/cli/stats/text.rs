@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use crate::cli::counted;
-use crate::telemetry::report::{EndpointReport, LatencyReport, SessionReport, Stats};
+use crate::telemetry::report::{AheadReport, EndpointReport, LatencyReport, SessionReport, Stats};
 
 /// Prints what a server says; rates since `last`, or since the sessions began.
 pub(super) fn print(stats: &Stats, last: Option<&Stats>, out: &mut dyn Write) -> io::Result<()> {
@@ -109,6 +109,11 @@ fn print_session(
             .and_then(|last| last.endpoints.iter().find(|other| other.address == endpoint.address));
         print_endpoint(endpoint, last, seconds, out)?;
     }
+    for endpoint in &session.endpoints {
+        if let Some(ahead) = &endpoint.ahead {
+            print_ahead(endpoint, ahead, out)?;
+        }
+    }
     session.endpoints.iter().filter_map(hint).try_for_each(|hint| writeln!(out, "  {hint}"))
 }
 
@@ -150,6 +155,26 @@ fn print_endpoint(
     )
 }
 
+fn print_ahead(
+    endpoint: &EndpointReport,
+    ahead: &AheadReport,
+    out: &mut dyn Write,
+) -> io::Result<()> {
+    let ms = |us: u64| decimal(us as f64 / 1e3);
+    let (title, limit, level) = (title(endpoint), ms(ahead.limit_us), ms(ahead.level_us));
+    match endpoint.address & 0x80 {
+        0 => write!(out, "  {title} is played up to {limit} ms late: {level} ms held")?,
+        _ => write!(out, "  {title} is read up to {limit} ms ahead: {level} ms at hand")?,
+    }
+    if let Some(low) = ahead.low_us {
+        write!(out, ", the device never had less than {} ms", ms(low))?;
+    }
+    match ahead.dry {
+        0 => writeln!(out),
+        dry => writeln!(out, ", ran dry {dry} times"),
+    }
+}
+
 /// Errors of URBs and packets; what the client has unlinked is its own wish.
 fn errors(endpoint: &EndpointReport) -> u64 {
     let errors = endpoint.errors;
@@ -171,19 +196,27 @@ fn title(endpoint: &EndpointReport) -> String {
 
 /// What helps a stream whose queue runs dry between the client's answers.
 fn hint(endpoint: &EndpointReport) -> Option<String> {
-    let starved = endpoint.kind == "isochronous"
-        && endpoint.in_flight_low == Some(0)
-        && endpoint.missed + endpoint.late > 0;
+    let ran_dry = match &endpoint.ahead {
+        // The client's queue is then not the device's.
+        Some(ahead) => ahead.dry > 0,
+        None => endpoint.in_flight_low == Some(0),
+    };
+    let starved = endpoint.kind == "isochronous" && ran_dry && endpoint.missed + endpoint.late > 0;
     let option = match endpoint.address & 0x80 {
         0 => "--iso-jitter",
         _ => "--iso-prefetch",
     };
-    starved.then(|| {
-        format!(
-            "{} ran dry and missed packets: the client's queue is shorter than the round trip; \
-             serve with {option} MS",
-            title(endpoint)
-        )
+    let title = title(endpoint);
+    starved.then(|| match &endpoint.ahead {
+        None => format!(
+            "{title} ran dry and missed packets: the client's queue is shorter than the round \
+             trip; serve with {option} MS"
+        ),
+        Some(ahead) => format!(
+            "{title} ran dry in spite of {option} {}: take more, if the client's queue is longer \
+             than the mean round trip",
+            ahead.limit_us / 1000
+        ),
     })
 }
 
@@ -301,6 +334,27 @@ sim-1  0525:a4a0 Gadget Zero  for 192.0.2.7:5000, up 0:00:10
         assert!(text(&starved, None).ends_with("serve with --iso-jitter MS\n"));
         starved.sessions[0].endpoints[0].in_flight_low = Some(1);
         assert!(!text(&starved, None).contains("serve with"), "it did not run dry");
+    }
+
+    #[test]
+    fn working_ahead_is_told_with_the_latency_it_adds() {
+        let mut stats = stats(10, 10_000, 0);
+        let endpoint = &mut stats.sessions[0].endpoints[0];
+        let (limit_us, level_us, low_us) = (40_000, 12_500, Some(3000));
+        endpoint.ahead = Some(AheadReport { limit_us, level_us, low_us, dry: 0, dry_us: 0 });
+        let line = "iso 2 IN is read up to 40.0 ms ahead: 12.5 ms at hand, the device never had \
+                    less than 3.00 ms\n";
+        assert!(text(&stats, None).ends_with(line), "{}", text(&stats, None));
+        let endpoint = &mut stats.sessions[0].endpoints[0];
+        endpoint.missed = 7;
+        endpoint.in_flight_low = Some(0);
+        assert!(!text(&stats, None).contains("take more"), "the device's queue did not run dry");
+        let endpoint = &mut stats.sessions[0].endpoints[0];
+        endpoint.address = 2;
+        endpoint.ahead.as_mut().expect("set above").dry = 2;
+        let text = text(&stats, None);
+        assert!(text.contains("played up to 40.0 ms late: 12.5 ms held"), "{text}");
+        assert!(text.contains("in spite of --iso-jitter 40: take more"), "{text}");
     }
 
     #[test]

@@ -5,9 +5,13 @@ use std::time::Duration;
 use usbip_fast_native::clock;
 
 use super::{Client, ClientError, Done, Urb};
+use crate::session::importer::ImporterEnd;
 use crate::usb::descriptor::{Configuration, DeviceDescriptor};
 use crate::usb::setup::{Setup, request};
 use crate::usb::transfer::{Direction, TransferType};
+
+/// How long a server may take to answer a CMD_UNLINK: as long as it takes to know a dead one.
+const UNLINK_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Descriptor types of GET_DESCRIPTOR (USB 2.0 table 9-5).
 const DEVICE: u16 = 1;
@@ -125,20 +129,35 @@ impl Client {
     /// Submits a URB and waits until it is back. What else comes back meanwhile waits for
     /// [`poll`](Self::poll).
     fn transfer(&mut self, urb: Urb, timeout: Duration) -> Result<Done, ClientError> {
+        self.transfer_within(urb, timeout, UNLINK_TIMEOUT)
+    }
+
+    /// As [`transfer`](Self::transfer); ends the session of a server that lets its time to answer
+    /// a CMD_UNLINK pass.
+    fn transfer_within(
+        &mut self,
+        urb: Urb,
+        timeout: Duration,
+        unlink_timeout: Duration,
+    ) -> Result<Done, ClientError> {
         let setup = (urb.kind() == TransferType::Control).then(|| urb.setup());
         let id = self.submit(urb);
-        let deadline = clock::now().saturating_add(timeout);
+        let mut deadline = clock::now().saturating_add(timeout);
         let mut timed_out = false;
         let done = loop {
             match self.next_finished() {
                 Some(done) if done.id == id => break done,
                 Some(other) => self.done.push_back(other),
-                None if timed_out => self.turn(None)?,
-                None if deadline <= clock::now() => {
+                None if clock::now() < deadline => self.turn(Some(deadline))?,
+                None if !timed_out => {
                     timed_out = true;
+                    deadline = clock::now().saturating_add(unlink_timeout);
                     self.unlink(id);
                 }
-                None => self.turn(Some(deadline))?,
+                None => {
+                    self.link.stop(ImporterEnd::Local("the server is silent".to_owned()));
+                    self.turn(Some(deadline))?;
+                }
             }
         };
         match done.status {
@@ -205,4 +224,41 @@ impl Client {
 /// What the setup packet can say.
 fn wire_length(length: usize) -> Result<u16, ClientError> {
     u16::try_from(length).map_err(|_| ClientError::TooLong(length))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use usbip_fast_native::backend::Options;
+    use usbip_fast_native::socket;
+
+    use super::super::Link;
+    use super::*;
+    use crate::reactor::select::{self, Choice};
+    use crate::usb::endpoint::EndpointMap;
+    use crate::usb::speed::Speed;
+
+    #[test]
+    fn a_server_that_never_answers_holds_nobody() {
+        let (socket, _server) = socket::pair().expect("a pair");
+        let (reactor, _) = select::open(Choice::Auto, &Options::default()).expect("a reactor");
+        let mut client = Client {
+            link: Link::new(reactor, socket, 1).expect("memory"),
+            speed: Speed::High,
+            endpoints: EndpointMap::new(&[], 0),
+            in_flight: Vec::new(),
+            free_slots: Vec::new(),
+            done: VecDeque::new(),
+        };
+        let soon = Duration::from_millis(10);
+        let setup = Setup { request_type: DEVICE_IN, request: 0, value: 0, index: 0, length: 18 };
+        let urb = client.control_urb(setup).expect("memory");
+        let given_up = client.transfer_within(urb, soon, soon).expect_err("nobody answers");
+        assert_eq!(given_up, ClientError::TimedOut(soon));
+        let urb = client.control_urb(setup).expect("memory");
+        let over = client.transfer_within(urb, soon, soon).expect_err("the session is over");
+        assert_eq!(over, ClientError::Transfer(-108));
+        assert!(matches!(client.poll(None), Err(ClientError::Ended(ImporterEnd::Local(_)))));
+    }
 }

@@ -66,6 +66,11 @@ impl Link {
         self.importer.unlink(slot);
     }
 
+    /// Ends the session from our side; what is in flight comes back with the next turns.
+    pub(super) fn stop(&mut self, reason: ImporterEnd) {
+        self.importer.stop(reason);
+    }
+
     pub(super) fn poll_finished(&mut self) -> Option<(Finished, Block)> {
         self.importer.poll_finished()
     }

@@ -55,7 +55,8 @@ pub enum ClientError {
     /// No memory for a URB.
     #[error("no memory for a URB")]
     NoMemory,
-    /// The device did not answer in time. Nothing of the transfer is left in flight.
+    /// The device did not answer in time. Nothing of the transfer is left in flight: it was
+    /// unlinked, or the session was ended because the server did not answer that either.
     #[error("the device did not answer within {} ms", .0.as_millis())]
     TimedOut(Duration),
     /// More bytes than a URB may have.

@@ -51,8 +51,8 @@ impl Core {
         }
         let Some(admin) = self.door.as_mut().and_then(|door| door.admin.as_mut()) else { return };
         admin.settle(&mut Io { reactor, arena: &self.arena, now });
-        if let Some(round) = admin.begin_round(self.cores.len(), now) {
-            for core in 1..self.cores.len() {
+        if let Some(round) = admin.begin_round(self.outbox.cores(), now) {
+            for core in 1..self.outbox.cores() {
                 self.tell(core, Message::Report { round });
             }
             let (report, sessions) = self.report(reactor, now);
@@ -65,7 +65,7 @@ impl Core {
                 process_id: process::id(),
                 uptime_us: micros(now.saturating_sub(self.started.unwrap_or(now))),
                 listen: door.addresses(),
-                cores: self.cores.len(),
+                cores: self.outbox.cores(),
                 devices: door.exports.all().count(),
             };
             let admin = door.admin.as_mut().expect("checked above");

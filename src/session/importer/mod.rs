@@ -34,8 +34,8 @@ pub struct Importer<B> {
     next_seqnum: u32,
     pending: Vec<Option<Pending<B>>>,
     by_seqnum: SeqnumIndex,
-    /// CMD_UNLINKs that are not answered: their seqnum to that of the URB they want ended, which
-    /// may have ended by then.
+    /// CMD_UNLINKs that were sent and are not answered: their seqnum to that of the URB they want
+    /// ended, which may have ended by then.
     unlinks: SeqnumIndex,
     commands: VecDeque<Command>,
     finished: VecDeque<(Finished, B)>,
@@ -51,6 +51,8 @@ struct Pending<B> {
     seqnum: u32,
     submission: Submission,
     block: Place<B>,
+    /// Its command has been handed to the network: only from then on can it be answered.
+    is_sent: bool,
     cancel: Cancel,
     /// The answer that could not be finished because the block was still being sent.
     outcome: Option<Finished>,
@@ -164,7 +166,8 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Importer<B> {
         let seqnum = self.take_seqnum();
         self.by_seqnum.insert(seqnum, slot);
         let block = Place::Here(block);
-        let urb = Pending { seqnum, submission, block, cancel: Cancel::No, outcome: None };
+        let (is_sent, cancel, outcome) = (false, Cancel::No, None);
+        let urb = Pending { seqnum, submission, block, is_sent, cancel, outcome };
         self.pending[place] = Some(urb);
         self.commands.push_back(Command::Submit(slot));
     }
@@ -179,7 +182,6 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Importer<B> {
         urb.cancel = Cancel::Begun;
         let unlink_seqnum = urb.seqnum;
         let seqnum = self.take_seqnum();
-        self.unlinks.insert(seqnum, unlink_seqnum);
         self.commands.push_back(Command::Unlink { seqnum, unlink_seqnum });
     }
 

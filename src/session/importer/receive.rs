@@ -124,7 +124,9 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Importer<B> {
     }
 
     fn handle_ret_submit(&mut self, ret: RawRetSubmit) {
-        let Some(slot) = self.by_seqnum.find(ret.seqnum) else {
+        // Seqnums count up, so a server can guess one; what was not asked cannot be answered.
+        let asked = |slot: &u32| self.pending[*slot as usize].as_ref().is_some_and(|u| u.is_sent);
+        let Some(slot) = self.by_seqnum.find(ret.seqnum).filter(asked) else {
             return self.stop(ImporterEnd::UnknownSeqnum(ret.seqnum));
         };
         let urb = self.pending[slot as usize].as_ref().expect("the index names slots in use");

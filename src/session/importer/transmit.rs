@@ -30,17 +30,20 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Importer<B> {
                     let Some(header) = room.first_chunk_mut::<HEADER_BYTES>() else { break };
                     let device_id = self.device_id;
                     CmdUnlink { seqnum, device_id, unlink_seqnum }.emit(header);
+                    self.unlinks.insert(seqnum, unlink_seqnum);
                     transmit.buffered += HEADER_BYTES;
                 }
                 Command::Submit(slot) => {
                     let parts = self.encode(slot);
                     let bytes = parts.head.len() + parts.tail.len();
                     if bytes > limits::COALESCED_REPLY_BYTES && parts.tail.is_empty() {
+                        self.note_sent(slot);
                         transmit.block = Some(self.lend(slot, parts.head));
                         self.commands.pop_front();
                         break;
                     }
                     let Some(room) = room.get_mut(..bytes) else { break };
+                    self.note_sent(slot);
                     self.copy(slot, &parts, room);
                     transmit.buffered += bytes;
                 }
@@ -83,6 +86,10 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Importer<B> {
             setup,
         };
         encode::encode_submit(block.as_mut(), &command, packets)
+    }
+
+    fn note_sent(&mut self, slot: u32) {
+        self.pending[slot as usize].as_mut().expect("a queued command has its URB").is_sent = true;
     }
 
     fn copy(&mut self, slot: u32, parts: &CommandParts, room: &mut [u8]) {
