@@ -114,3 +114,9 @@ pub const CONTROL_ADDRESSES: usize = 1024;
 
 /// Bytes of one receive on a control connection: a few requests.
 pub const CONTROL_RECEIVE_BYTES: usize = 1024;
+
+/// Largest configuration file, in bytes: thousands of rules.
+pub const CONFIG_BYTES: usize = 1024 * 1024;
+
+/// Most rules made while a server runs.
+pub const POLICY_RULES: usize = 1024;

@@ -12,7 +12,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("limits", &[]),
     ("error", &[]),
     ("network", &[]),
-    ("config", &["error", "limits", "network"]),
+    ("config", &["error", "ledger", "limits", "network"]),
     ("usb", &["limits"]),
     ("wire", &["limits", "usb"]),
     ("control", &["limits", "usb", "wire"]),

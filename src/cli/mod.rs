@@ -236,6 +236,13 @@ fn conclude(
         Ok(()) => 0,
         Err(Error::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => 0,
         Err(Error::Reported) => Error::Reported.exit_code(),
+        Err(error @ Error::File(_)) => {
+            for (index, line) in error.to_string().lines().enumerate() {
+                let head = if index == 0 { format!("{program}: ") } else { String::new() };
+                let _ = writeln!(err, "{head}{}", one_line(line));
+            }
+            error.exit_code()
+        }
         Err(error) => {
             // With stderr gone too there is nobody left to tell.
             let _ = writeln!(err, "{program}: {}", one_line(&error.to_string()));
