@@ -289,8 +289,8 @@ fn size_of_socklen<T>() -> socklen_t {
     socklen_t::try_from(mem::size_of::<T>()).expect("socket structures are small")
 }
 
-use crate::platform::sockets::{SEND_FLAGS, TCP_OPTIONS};
 pub(crate) use crate::platform::sockets::{CREATION_FLAGS, finish_creation};
+use crate::platform::sockets::{SEND_FLAGS, TCP_OPTIONS};
 
 #[cfg(test)]
 mod tests {

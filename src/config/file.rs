@@ -143,7 +143,8 @@ impl WrittenEntry {
                 return Err((word.span(), format!("{name}: {message}")));
             }
             Some(word) => {
-                let message = format!("{name}: there is no backend {:?}; write usbfs", word.get_ref());
+                let message =
+                    format!("{name}: there is no backend {:?}; write usbfs", word.get_ref());
                 return Err((word.span(), message));
             }
         };
@@ -345,7 +346,8 @@ mod tests {
         let (head, carets) = place("reactor = \"fast\"");
         assert_eq!(head, "c.toml:1:11: reactor: write auto, io-uring, epoll or kqueue");
         assert_eq!(carets, "  |           ^^^^^^");
-        for text in ["cores = ", "[export", "listen = [\"ä\", 1]", "x", "[[export]]\nrule", "\u{0}"] {
+        for text in ["cores = ", "[export", "listen = [\"ä\", 1]", "x", "[[export]]\nrule", "\u{0}"]
+        {
             let error = read(text).expect_err(text);
             assert!(error.starts_with("c.toml:") && error.contains('^'), "{error}");
         }

@@ -21,7 +21,9 @@ use std::thread::JoinHandle;
 
 use usbip_fast_native::backend::Options;
 use usbip_fast_native::reactor::ReactorCounters;
-use usbip_fast_native::{Handle, Reactor, affinity, clock, process, realtime, signal, socket, spool};
+use usbip_fast_native::{
+    Handle, Reactor, affinity, clock, process, realtime, signal, socket, spool,
+};
 
 use crate::config::{ReactorChoice, ServeConfig};
 use crate::device::Export;

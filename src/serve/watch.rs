@@ -4,11 +4,13 @@
 //! It does the little file work of a running server too: reading the rules again, and writing
 //! those that were made meanwhile. What it finds goes to core 0, which decides.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use usbip_fast_native::{Handle, affinity, client, feed, socket, spool};
@@ -141,9 +143,12 @@ impl Scanner {
 
 /// The thread's other end, on core 0. The thread ends when it is dropped.
 pub struct Watch {
-    // Dropped first, so that the thread finds the end when it wakes.
-    commands: mpsc::Sender<Command>,
+    /// `None` while it is dropped: the thread finds the end when it wakes.
+    commands: Option<mpsc::Sender<Command>>,
     wake: Handle,
+    thread: Option<JoinHandle<()>>,
+    /// The thread was given something to write.
+    writes: Cell<bool>,
 }
 
 impl Watch {
@@ -159,19 +164,37 @@ impl Watch {
         let woken = woken.into_owned().expect("a new socket has one owner");
         let (commands, told) = mpsc::channel();
         let body = move || {
-            let mut watcher = Watcher { scanner, bus: Machine { force }, told, mail, unsent: false };
+            let mut watcher =
+                Watcher { scanner, bus: Machine { force }, told, mail, unsent: false };
             watcher.idle(woken);
         };
-        affinity::spawn("usbip-watch", body).map_err(failed)?;
-        Ok(Self { commands, wake })
+        let thread = Some(affinity::spawn("usbip-watch", body).map_err(failed)?);
+        Ok(Self { commands: Some(commands), wake, thread, writes: Cell::new(false) })
     }
 
     /// Gives the thread something to do, soon.
     pub fn tell(&self, command: Command) {
-        if self.commands.send(command).is_err() {
+        if matches!(command, Command::Save(..)) {
+            self.writes.set(true);
+        }
+        let commands = self.commands.as_ref().expect("there until it is dropped");
+        if commands.send(command).is_err() {
             tracing::error!("the thread that watches devices has ended");
         }
         socket::nudge(&self.wake);
+    }
+}
+
+impl Drop for Watch {
+    /// What was to be written is written. Else the thread may wait for a device, for which nobody
+    /// should wait.
+    fn drop(&mut self) {
+        self.commands = None;
+        socket::nudge(&self.wake);
+        if let Some(thread) = self.thread.take().filter(|_| self.writes.get()) {
+            // If it has failed its own message tells.
+            let _ = thread.join();
+        }
     }
 }
 

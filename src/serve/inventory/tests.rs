@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::*;
-use crate::device::gadget::simulate;
 use crate::device::Opener;
+use crate::device::gadget::simulate;
 use crate::serve::exports::Claim;
 use crate::usb::identity::DeviceDescription;
 
