@@ -1,12 +1,14 @@
 //! What a server is told to do, checked.
 
+pub mod file;
+
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
 use crate::error::Error;
-use crate::ledger::policy::Rule;
+use crate::ledger::policy::{Entry, Rule};
 use crate::limits;
 use crate::network::canonical;
 pub use crate::network::{Cidr, CidrError};
@@ -18,6 +20,14 @@ pub struct ServeConfig {
     pub simulate: Vec<String>,
     /// Bus ids of real devices.
     pub bus_ids: Vec<String>,
+    /// Rules of the command line, those that deny first.
+    pub rules: Vec<Entry>,
+    /// Rules of the configuration file, which come after them.
+    pub file_rules: Vec<Entry>,
+    /// The configuration file, which SIGHUP reads again.
+    pub file: Option<PathBuf>,
+    /// Where rules that are made while the server runs are kept.
+    pub state: Option<PathBuf>,
     /// Addresses to listen at, names resolved, none twice. An IPv6 address takes IPv6 only.
     pub listen: Vec<SocketAddr>,
     /// Peers that may connect, besides this machine itself.
@@ -48,6 +58,10 @@ impl Default for ServeConfig {
         Self {
             simulate: Vec::new(),
             bus_ids: Vec::new(),
+            rules: Vec::new(),
+            file_rules: Vec::new(),
+            file: None,
+            state: None,
             listen: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, DEFAULT_PORT))],
             allow: Vec::new(),
             cores: 1,
@@ -63,6 +77,9 @@ impl Default for ServeConfig {
     }
 }
 
+/// No machine in sight has more cores.
+pub const MOST_CORES: usize = 1024;
+
 /// The TCP port that is registered for USB/IP.
 const DEFAULT_PORT: u16 = 3240;
 
@@ -73,9 +90,12 @@ impl ServeConfig {
     ///
     /// [`Error::Usage`] with what to type.
     pub fn check(&self) -> Result<(), Error> {
-        if self.simulate.is_empty() && self.bus_ids.is_empty() {
+        // With a file, rules may be made while the server runs.
+        let is_named = !self.simulate.is_empty() || !self.bus_ids.is_empty();
+        if !is_named && self.rules.is_empty() && self.file.is_none() && self.state.is_none() {
             return Err(Error::Usage(
-                "nothing to export; add -b BUSID (see: usbip-fast list -l) or --simulate zero"
+                "nothing to export; add -b BUSID (see: usbip-fast list -l), --export RULE or \
+                 --simulate zero"
                     .into(),
             ));
         }

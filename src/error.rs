@@ -12,6 +12,9 @@ pub enum Error {
     /// What the command found is told already; only the exit code is left to say.
     #[error("problems were found")]
     Reported,
+    /// A slip in a configuration file, with its place and its line: the only text of several lines.
+    #[error("{0}")]
+    File(String),
     /// The command line asks for something that makes no sense.
     #[error("{0}")]
     Usage(String),
@@ -28,7 +31,7 @@ impl Error {
     #[must_use]
     pub const fn exit_code(&self) -> u8 {
         match self {
-            Self::Usage(_) => 2,
+            Self::File(_) | Self::Usage(_) => 2,
             Self::Failed(_) | Self::Output(_) | Self::Reported => 1,
         }
     }

@@ -125,3 +125,9 @@ pub const AHEAD_BYTES: usize = 16 * 1024 * 1024;
 
 /// Longest time by which a server may work ahead of its client, in milliseconds.
 pub const AHEAD_MS: u16 = 1000;
+
+/// Largest configuration file, in bytes: thousands of rules.
+pub const CONFIG_BYTES: usize = 1024 * 1024;
+
+/// Most rules made while a server runs.
+pub const POLICY_RULES: usize = 1024;

@@ -362,3 +362,67 @@ fn servers_of_one_user_have_names_of_their_own() {
     drop(first);
     assert_eq!(name(&open().expect("free again")), "serve.sock");
 }
+
+#[test]
+fn rules_and_holders_are_shown_changed_and_kept() {
+    let folder = Folder::new("rules");
+    let (config, kept) = (folder.0.join("c.toml"), folder.0.join("kept/policy.toml"));
+    std::fs::write(&config, "[[export]]\nrule = \"serial=none-such\"\n").expect("written");
+    let [config_path, kept_path] = [&config, &kept].map(|path| path.to_str().expect("text"));
+    let socket = folder.socket();
+    let options =
+        ["--simulate", "zero", "--config", config_path, "--state", kept_path, "--admin", &socket];
+    let ask = |words: &[&str]| {
+        let output = command(&[words, &["--json", "-s", &socket]].concat());
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        match output.status.success() {
+            true => Ok(serde_json::from_slice::<Value>(&output.stdout).expect("JSON")),
+            false => Err(text),
+        }
+    };
+    let rules = |reply: &Value| -> Vec<String> {
+        let rules = reply["rules"].as_array().expect("a list").iter();
+        let text = |value: &Value| value.as_str().expect("text").to_owned();
+        rules.map(|it| format!("{} {}", text(&it["rule"]), text(&it["origin"]))).collect()
+    };
+    let served = Served::start(&options);
+    let free = ask(&["state"]).expect("an answer");
+    assert_eq!(
+        (&free["reply"], &free["devices"][0]["state"]),
+        (&"state".into(), &"available".into())
+    );
+    let client = served.import("sim-1");
+    let held = ask(&["state"]).expect("an answer");
+    assert_eq!(held["devices"][0]["state"], "busy");
+    let peer = held["devices"][0]["holder"]["peer"].as_str().expect("an address");
+    assert!(peer.starts_with("127.0.0.1:"), "{peer}");
+    drop(client);
+
+    let list = ask(&["policy", "list"]).expect("an answer");
+    assert_eq!((rules(&list), &list["kept"]), (vec!["serial=none-such file".into()], &true.into()));
+    ask(&["bind", "serial=other"]).expect("new");
+    let refused = ask(&["policy", "remove", "serial=none-such"]).expect_err("the file's");
+    assert!(refused.contains("is a rule of the file"), "{refused}");
+    assert!(ask(&["unbind", "1-9"]).expect_err("unknown").contains("there is no rule 1-9"));
+    // SIGHUP with a slip changes nothing, without it the file's rules are others.
+    let hang_up = |text: &str| {
+        std::fs::write(&config, text).expect("written");
+        let id = served.child.id().to_string();
+        assert!(Command::new("kill").args(["-HUP", &id]).status().expect("it runs").success());
+    };
+    hang_up("[[export]]\nrule = \"\"\n");
+    thread::sleep(Duration::from_millis(300));
+    let both = ["serial=other runtime".to_owned(), "serial=none-such file".to_owned()];
+    assert_eq!(rules(&ask(&["policy", "list"]).expect("an answer")), both);
+    hang_up("[[export]]\nrule = \"serial=new\"\n");
+    let is_new = |_: &u32| {
+        thread::sleep(Duration::from_millis(20));
+        rules(&ask(&["policy", "list"]).expect("an answer")).contains(&"serial=new file".into())
+    };
+    assert!((0..200).any(|round| is_new(&round)), "the file is read again");
+    served.stop();
+    let served = Served::start(&options);
+    let list = ask(&["policy", "list"]).expect("an answer");
+    assert_eq!(rules(&list), ["serial=other runtime", "serial=new file"]);
+    served.stop();
+}

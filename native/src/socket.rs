@@ -76,6 +76,31 @@ pub fn pair() -> Result<(Handle, Handle), OsError> {
     Ok((one, two))
 }
 
+/// Wakes whoever waits to read at the other end of a [`pair`]. One that has many nudges unread
+/// needs no further one.
+pub fn nudge(socket: &Handle) {
+    let byte = 1u8;
+    // SAFETY: `byte` is one readable byte; the socket does not block.
+    unsafe { libc::send(socket.as_raw_fd(), (&raw const byte).cast(), 1, SEND_FLAGS) };
+}
+
+/// Takes all nudges that have come. Whether there were any, or the other end is closed.
+#[must_use]
+pub fn take_nudges(socket: &Handle) -> bool {
+    let mut bytes = [0u8; 64];
+    let mut any = false;
+    loop {
+        // SAFETY: `bytes` is writable for its length; the socket does not block.
+        let count =
+            unsafe { libc::recv(socket.as_raw_fd(), bytes.as_mut_ptr().cast(), bytes.len(), 0) };
+        match count {
+            0 => return true,
+            1.. => any = true,
+            _ => return any,
+        }
+    }
+}
+
 /// Prepares a connected TCP socket for USB/IP: no delay, a dead peer known in ≤ 11 s, and not more
 /// than [`NOT_SENT_LOW_WATER_BYTES`] queued in front of a periodic reply. Where the system lacks an
 /// option it does without.
@@ -264,8 +289,8 @@ fn size_of_socklen<T>() -> socklen_t {
     socklen_t::try_from(mem::size_of::<T>()).expect("socket structures are small")
 }
 
-use crate::platform::sockets::TCP_OPTIONS;
 pub(crate) use crate::platform::sockets::{CREATION_FLAGS, finish_creation};
+use crate::platform::sockets::{SEND_FLAGS, TCP_OPTIONS};
 
 #[cfg(test)]
 mod tests {

@@ -121,6 +121,33 @@ pub fn read(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// Whether there is something at this path.
+#[must_use]
+pub fn exists(path: &Path) -> bool {
+    path.exists()
+}
+
+/// Puts these bytes in the place of a file, whole or not at all; its folder is made if it is not
+/// there. Only the user may read the file.
+///
+/// # Errors
+///
+/// Those of the folder and the file; what was there is as it was then.
+pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    use std::os::unix::fs::OpenOptionsExt;
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    let mut name = path.as_os_str().to_owned();
+    name.push(".new");
+    let next = Path::new(&name);
+    let mut file =
+        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(next)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    std::fs::rename(next, path)
+}
+
 /// The thread: ends with the first error, or with the spool.
 fn write_all(path: &Path, orders: &Receiver<Order>, back: &Sender<Vec<u8>>) -> io::Result<()> {
     let mut file = File::create(path)?;

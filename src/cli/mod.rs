@@ -32,6 +32,7 @@ mod documents;
 mod list;
 mod local;
 mod names;
+mod policy;
 mod port;
 mod serve;
 mod stats;
@@ -52,6 +53,7 @@ struct CommandLine {
 enum Command {
     Attach(attach::AttachArgs),
     Bench(bench::BenchArgs),
+    Bind(policy::BindArgs),
     #[command(hide = true)]
     Completions(documents::CompletionsArgs),
     Detach(detach::DetachArgs),
@@ -59,10 +61,13 @@ enum Command {
     List(list::ListArgs),
     #[command(hide = true)]
     Man(documents::ManArgs),
+    Policy(policy::PolicyArgs),
     Port(port::PortArgs),
-    Serve(serve::ServeArgs),
+    Serve(Box<serve::ServeArgs>),
+    State(policy::StateArgs),
     Stats(stats::StatsArgs),
     Torture(torture::TortureArgs),
+    Unbind(policy::UnbindArgs),
 }
 
 /// What the log shows.
@@ -212,15 +217,19 @@ fn dispatch(line: &CommandLine, out: &mut dyn Write) -> Result<(), Error> {
     match &line.command {
         Command::Attach(args) => attach::run(args, out),
         Command::Bench(args) => bench::run(args, out),
+        Command::Bind(args) => policy::bind(args, out),
         Command::Completions(args) => documents::completions(args, CommandLine::command(), out),
         Command::Detach(args) => detach::run(args, out),
         Command::Doctor(args) => doctor::run(args, out),
         Command::List(args) => list::run(args, out),
         Command::Man(args) => documents::man(args, CommandLine::command(), out),
+        Command::Policy(args) => policy::policy(args, out),
         Command::Port(args) => port::run(args, out),
         Command::Serve(args) => serve::run(args),
+        Command::State(args) => policy::state(args, out),
         Command::Stats(args) => stats::run(args, out),
         Command::Torture(args) => torture::run(args, out),
+        Command::Unbind(args) => policy::unbind(args, out),
     }
 }
 
@@ -236,6 +245,13 @@ fn conclude(
         Ok(()) => 0,
         Err(Error::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => 0,
         Err(Error::Reported) => Error::Reported.exit_code(),
+        Err(error @ Error::File(_)) => {
+            for (index, line) in error.to_string().lines().enumerate() {
+                let head = if index == 0 { format!("{program}: ") } else { String::new() };
+                let _ = writeln!(err, "{head}{}", one_line(line));
+            }
+            error.exit_code()
+        }
         Err(error) => {
             // With stderr gone too there is nobody left to tell.
             let _ = writeln!(err, "{program}: {}", one_line(&error.to_string()));

@@ -9,8 +9,12 @@ use usbip_fast_native::client::Family;
 use usbip_fast_native::process;
 
 use super::{ServerArgs, split_port};
-use crate::config::{AdminChoice, AheadRule, Cidr, ControlChoice, ReactorChoice, ServeConfig};
+use crate::config::file::ConfigFile;
+use crate::config::{
+    AdminChoice, AheadRule, Cidr, ControlChoice, MOST_CORES, ReactorChoice, ServeConfig,
+};
 use crate::error::Error;
+use crate::ledger::policy::{Entry, Rule};
 
 /// Export USB devices of this machine, or simulated ones
 #[derive(Debug, Args)]
@@ -21,6 +25,21 @@ pub(super) struct ServeArgs {
     /// Export the device with this bus id, as `list -l` shows it; repeatable
     #[arg(short, long = "busid", value_name = "BUSID")]
     bus_ids: Vec<String>,
+    /// Export devices that this rule means, as they come and go: VID:PID, class=, serial=, path=,
+    /// name~REGEX, busid=, commas for and, ! for not; repeatable
+    #[arg(long = "export", value_name = "RULE")]
+    exports: Vec<Rule>,
+    /// Never export devices that this rule means, whatever other rules say; repeatable
+    #[arg(long = "deny", value_name = "RULE")]
+    denials: Vec<Rule>,
+    /// Read options and rules from FILE; what is typed comes before it [default, if nothing to
+    /// export is typed: /etc/usbip-fast/config.toml]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Keep rules made by `bind` and `policy` in FILE, or none [default with a configuration file:
+    /// /var/lib/usbip-fast/policy.toml]
+    #[arg(long, value_name = "FILE")]
+    state: Option<PathBuf>,
     /// Listen at this address or name, HOST:PORT allowed; repeatable [default: 127.0.0.1;
     /// called as usbipd: every address]
     #[arg(long, value_name = "ADDR")]
@@ -28,12 +47,12 @@ pub(super) struct ServeArgs {
     /// Let these addresses connect, such as 192.168.0.0/16; repeatable
     #[arg(long, value_name = "CIDR")]
     allow: Vec<Cidr>,
-    /// Cores to use, one thread each
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = parse_cores)]
-    cores: usize,
-    /// Kernel interface to run on: auto, io-uring, epoll or kqueue
-    #[arg(long, value_enum, default_value_t, value_name = "KIND", hide_possible_values = true)]
-    reactor: ReactorChoice,
+    /// Cores to use, one thread each [default: 1]
+    #[arg(long, value_name = "N", value_parser = parse_cores)]
+    cores: Option<usize>,
+    /// Kernel interface to run on: auto, io-uring, epoll or kqueue [default: auto]
+    #[arg(long, value_enum, value_name = "KIND", hide_possible_values = true)]
+    reactor: Option<ReactorChoice>,
     /// Run before other programs, from memory that is never swapped out
     #[arg(long)]
     realtime: bool,
@@ -80,8 +99,11 @@ fn parse_cores(text: &str) -> Result<usize, String> {
         .ok_or_else(|| format!("write 1 to {MOST_CORES}"))
 }
 
-/// No machine in sight has more.
-const MOST_CORES: usize = 1024;
+/// The configuration of the service.
+const CONFIG_FILE: &str = "/etc/usbip-fast/config.toml";
+
+/// Where the service keeps the rules that were made while it ran.
+const STATE_FILE: &str = "/var/lib/usbip-fast/policy.toml";
 
 pub(super) fn run(args: &ServeArgs) -> Result<(), Error> {
     start(args, args.config()?)
@@ -136,7 +158,7 @@ impl ServeArgs {
             }
             Family::Any => vec![Ipv4Addr::LOCALHOST.into()],
         };
-        self.build(&default, self.allow.clone())
+        self.build(&default, None)
     }
 
     fn stock_config(&self) -> Result<ServeConfig, Error> {
@@ -145,50 +167,105 @@ impl ServeArgs {
             Family::V6 => vec![Ipv6Addr::UNSPECIFIED.into()],
             Family::Any => vec![Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()],
         };
-        let allow = match (self.allow.is_empty(), self.listen.is_empty()) {
-            (true, true) => EVERYBODY.to_vec(),
-            _ => self.allow.clone(),
-        };
-        self.build(&default, allow)
+        let nobody_is_named = self.allow.is_empty() && self.listen.is_empty();
+        self.build(&default, nobody_is_named.then(|| EVERYBODY.to_vec()))
     }
 
-    fn build(&self, default: &[IpAddr], allow: Vec<Cidr>) -> Result<ServeConfig, Error> {
+    /// `everybody`: who may connect where neither the command line nor the file says so.
+    fn build(
+        &self,
+        default: &[IpAddr],
+        everybody: Option<Vec<Cidr>>,
+    ) -> Result<ServeConfig, Error> {
+        let path = self.config_file();
+        let file = path.as_deref().map(read_file).transpose()?.unwrap_or_default();
         let mut listen = Vec::new();
-        if self.listen.is_empty() {
-            listen.extend(default.iter().map(|ip| SocketAddr::new(*ip, self.at.tcp_port)));
-        }
-        for text in &self.listen {
-            for address in self.resolve(text)? {
-                if !listen.contains(&address) {
-                    listen.push(address);
+        let listed = if self.listen.is_empty() { file.listen.as_ref() } else { Some(&self.listen) };
+        match listed {
+            None => listen.extend(default.iter().map(|ip| SocketAddr::new(*ip, self.at.tcp_port))),
+            Some(texts) => {
+                for address in self.resolve_all(texts)? {
+                    if !listen.contains(&address) {
+                        listen.push(address);
+                    }
                 }
             }
         }
+        let everybody = everybody.filter(|_| file.listen.is_none());
+        let allow = match self.allow.is_empty() {
+            false => self.allow.clone(),
+            true => file.allow.clone().or(everybody).unwrap_or_default(),
+        };
+        let simulate = match self.simulate.is_empty() {
+            false => self.simulate.clone(),
+            true => file.simulate.clone().unwrap_or_default(),
+        };
+        let busy_poll = self.busy_poll.or(file.busy_poll_us).unwrap_or(0);
         Ok(ServeConfig {
-            simulate: self.simulate.clone(),
+            simulate,
             bus_ids: self.bus_ids.clone(),
+            rules: self.rules(),
             listen,
             allow,
-            cores: self.cores,
-            reactor: self.reactor,
-            realtime: self.realtime,
-            busy_poll: Duration::from_micros(self.busy_poll.unwrap_or(0)),
+            cores: self.cores.or(file.cores).unwrap_or(1),
+            reactor: self.reactor.or(file.reactor).unwrap_or_default(),
+            realtime: self.realtime || file.realtime.unwrap_or(false),
+            busy_poll: Duration::from_micros(busy_poll),
             iso_prefetch: self.iso_prefetch.clone(),
             iso_jitter: self.iso_jitter.clone(),
-            force: self.force,
-            admin: self.admin_choice()?,
+            force: self.force || file.force.unwrap_or(false),
+            admin: self.admin_choice(file.admin.as_deref())?,
             control: self.control,
+            state: self.state_file(file.state.as_deref(), path.is_some())?,
+            file: path,
+            file_rules: file.export,
         })
     }
 
-    fn admin_choice(&self) -> Result<AdminChoice, Error> {
-        Ok(match &self.admin {
+    /// What is denied comes first: no later rule exports it.
+    fn rules(&self) -> Vec<Entry> {
+        let deny = |rule: &Rule| Entry { allow: false, ..Entry::export(rule.clone()) };
+        let export = |rule: &Rule| Entry::export(rule.clone());
+        self.denials.iter().map(deny).chain(self.exports.iter().map(export)).collect()
+    }
+
+    /// The file that is named, or that of the service where nothing to export is.
+    fn config_file(&self) -> Option<PathBuf> {
+        let usual = || Path::new(CONFIG_FILE);
+        let is_silent = self.simulate.is_empty()
+            && self.bus_ids.is_empty()
+            && self.exports.is_empty()
+            && self.denials.is_empty();
+        let usual = || Some(usual()).filter(|path| is_silent && path.exists());
+        self.config.as_deref().or_else(usual).map(|path| {
+            // SIGHUP finds it again from the background, too.
+            std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+        })
+    }
+
+    fn state_file(&self, said: Option<&str>, is_service: bool) -> Result<Option<PathBuf>, Error> {
+        let usual = || is_service.then(|| Path::new(STATE_FILE));
+        let path = self.state.as_deref().or(said.map(Path::new)).or_else(usual);
+        let path = path.filter(|path| path.as_os_str() != "none");
+        Ok(path.map(std::path::absolute).transpose()?)
+    }
+
+    fn admin_choice(&self, said: Option<&str>) -> Result<AdminChoice, Error> {
+        Ok(match self.admin.as_deref().or(said.map(Path::new)) {
             None => AdminChoice::Usual,
             Some(path) if path.as_os_str() == "none" => AdminChoice::Off,
             // In the background a relative path would still mean this folder, but the log should
             // name a path that can be typed anywhere.
             Some(path) => AdminChoice::At(std::path::absolute(path)?),
         })
+    }
+
+    fn resolve_all(&self, texts: &[String]) -> Result<Vec<SocketAddr>, Error> {
+        let mut all = Vec::new();
+        for text in texts {
+            all.extend(self.resolve(text)?);
+        }
+        Ok(all)
     }
 
     fn resolve(&self, text: &str) -> Result<Vec<SocketAddr>, Error> {
@@ -209,6 +286,13 @@ impl ServeArgs {
         }
         Ok(usable)
     }
+}
+
+fn read_file(path: &Path) -> Result<ConfigFile, Error> {
+    let name = path.display().to_string();
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| Error::Failed(format!("cannot read {name}: {error}")))?;
+    ConfigFile::parse(&name, &text).map_err(|error| Error::File(error.to_string()))
 }
 
 /// A file with our process id that goes when the server does.
@@ -316,6 +400,33 @@ mod tests {
         assert_eq!(config.allow.len(), 2);
         assert_eq!((config.cores, config.reactor), (3, ReactorChoice::IoUring));
         assert!(config.force);
+    }
+
+    #[test]
+    fn what_is_typed_comes_before_the_file() {
+        let path = std::env::temp_dir().join(format!("config-{}.toml", std::process::id()));
+        let text = "listen = [\"192.0.2.9\"]\nallow = [\"10.0.0.0/8\"]\ncores = 4\n\
+                    [[export]]\nrule = \"*:*\"\n";
+        std::fs::write(&path, text).expect("written");
+        let config = |line: &str| args(&format!("--config {} {line}", path.display())).config();
+        let from_file = config("").expect("good");
+        assert!(from_file.check().is_ok());
+        assert_eq!(listens(&from_file), ["192.0.2.9:3240"]);
+        assert_eq!((from_file.cores, from_file.file_rules.len()), (4, 1));
+        assert_eq!(from_file.state.as_deref(), Some(Path::new(STATE_FILE)));
+        let line = "--listen 127.0.0.1 --cores 2 --export class=hid --deny 1-1 --state none";
+        let typed = config(line).expect("good");
+        assert_eq!((listens(&typed), typed.cores), (vec!["127.0.0.1:3240".to_owned()], 2));
+        assert_eq!((typed.allow.len(), typed.state.as_deref()), (1, None));
+        let rules: Vec<_> = typed.rules.iter().map(|it| (it.rule.to_string(), it.allow)).collect();
+        assert_eq!(rules, [("1-1".to_owned(), false), ("class=hid".to_owned(), true)]);
+        std::fs::write(&path, "cores = 4\nkores = 5\n").expect("written");
+        let error = config("").expect_err("a slip");
+        assert_eq!(error.exit_code(), 2);
+        assert!(error.to_string().contains(":2:1: unknown field `kores`"), "{error}");
+        std::fs::remove_file(&path).expect("there");
+        assert!(config("").expect_err("gone").to_string().starts_with("cannot read"));
+        assert!(Line::try_parse_from(["serve", "--export", ""]).is_err(), "an empty rule");
     }
 
     #[test]

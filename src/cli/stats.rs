@@ -50,7 +50,7 @@ pub(super) fn run(args: &StatsArgs, out: &mut dyn Write) -> Result<(), Error> {
             out.write_all(line.as_bytes())?;
             out.flush()?;
         } else {
-            let stats = server.read(&line)?;
+            let stats: Stats = server.read(&line)?;
             if args.watch && io::stdout().is_terminal() {
                 out.write_all(CLEAR.as_bytes())?;
             }
@@ -66,7 +66,7 @@ pub(super) fn run(args: &StatsArgs, out: &mut dyn Write) -> Result<(), Error> {
 }
 
 /// The one server that runs here.
-fn only(running: &[PathBuf]) -> Result<PathBuf, Error> {
+pub(super) fn only(running: &[PathBuf]) -> Result<PathBuf, Error> {
     match running {
         [path] => Ok(path.clone()),
         [] => Err(Error::Failed(
@@ -89,13 +89,13 @@ fn only(running: &[PathBuf]) -> Result<PathBuf, Error> {
 }
 
 /// A connection to an admin socket.
-struct Server<'a> {
+pub(super) struct Server<'a> {
     path: &'a Path,
     stream: BufReader<UnixStream>,
 }
 
 impl<'a> Server<'a> {
-    fn connect(path: &'a Path) -> Result<Self, Error> {
+    pub fn connect(path: &'a Path) -> Result<Self, Error> {
         let stream = UnixStream::connect(path).map_err(|error| {
             let advice = match error.kind() {
                 io::ErrorKind::PermissionDenied => {
@@ -118,12 +118,17 @@ impl<'a> Server<'a> {
                 "v": VERSION, "cmd": "stats", "watch": true, "interval_ms": interval_ms
             }),
         };
+        self.say(&request)
+    }
+
+    /// Sends a request.
+    pub fn say(&mut self, request: &serde_json::Value) -> Result<(), Error> {
         let line = format!("{request}\n");
         self.stream.get_mut().write_all(line.as_bytes()).map_err(|error| self.failed(&error))
     }
 
     /// The next line, its end included; `None` when the server has ended.
-    fn line(&mut self) -> Result<Option<String>, Error> {
+    pub fn line(&mut self) -> Result<Option<String>, Error> {
         let mut line = String::new();
         let bound = limits::ADMIN_REPLY_BYTES as u64;
         let count = (&mut self.stream).take(bound).read_line(&mut line);
@@ -134,7 +139,8 @@ impl<'a> Server<'a> {
         }
     }
 
-    fn read(&self, line: &str) -> Result<Stats, Error> {
+    /// Understands an answer.
+    pub fn read<T: serde::de::DeserializeOwned>(&self, line: &str) -> Result<T, Error> {
         #[derive(serde::Deserialize)]
         struct Refusal {
             error: String,

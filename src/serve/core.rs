@@ -5,13 +5,14 @@ mod report;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use usbip_fast_native::{Arena, Completion, Doorbell, Handle, Outcome, Reactor};
 
 use self::report::Past;
-use crate::device::{Export, Opener, Remains};
-use crate::ledger::Listed;
+use crate::device::{Opener, Remains};
+use crate::ledger::policy::Entry;
 use crate::limits;
 use crate::reactor::mailbox::{Receiver, Sender};
 use crate::reactor::outbox::Outbox;
@@ -23,6 +24,7 @@ use crate::serve::exports::Claim;
 use crate::serve::greeting::{Greeting, Progress};
 use crate::serve::session::{Epitaph, Io, Session, kind};
 use crate::serve::table::{Key, Table};
+use crate::serve::watch::Found;
 use crate::session::handshake::Request;
 use crate::telemetry::report::{CoreReport, SessionReport};
 use crate::usb::identity::DeviceDescription;
@@ -32,13 +34,10 @@ use crate::wire::op;
 pub enum Message {
     /// To the core of a new session.
     Start(Box<NewSession>),
-    /// To core 0: the device of a place has come, or gone.
-    Changed {
-        /// The place.
-        bus_id: String,
-        /// What is there now.
-        export: Option<Box<dyn Export + Send>>,
-    },
+    /// To core 0: the devices of this machine, hubs and all.
+    Present(Vec<Arc<Found>>),
+    /// To core 0: the configuration file's rules, or why they could not be read.
+    FileRules(Result<Vec<Entry>, String>),
     /// To core 0: a session is over.
     Ended {
         /// The core that had it.
@@ -344,18 +343,13 @@ impl Core {
                 Message::Ended { core, bus_id, remains } => {
                     self.door_mut().session_ended(core, &bus_id, remains);
                 }
-                Message::Changed { bus_id, export } => {
-                    let exports = &mut self.door_mut().exports;
-                    match export {
-                        Some(export) => {
-                            tracing::info!("{bus_id} is there");
-                            exports.plug(Listed::real(export.describe().clone()), export);
-                        }
-                        None => {
-                            tracing::info!("{bus_id} is not there");
-                            exports.unplug(&bus_id);
-                        }
-                    }
+                Message::Present(present) => {
+                    let door = self.door_mut();
+                    door.inventory.set_present(present, &mut door.exports);
+                }
+                Message::FileRules(read) => {
+                    let door = self.door_mut();
+                    door.inventory.set_file_rules(read, &mut door.exports);
                 }
                 Message::Report { round } => self.report_wanted = Some(round),
                 Message::Reported { round, report, sessions } => {
@@ -447,7 +441,8 @@ impl Core {
                     self.begin_session(*new, now);
                 }
                 // It has nobody to ask, nothing to stop, or nobody left who wants to know.
-                Message::Changed { .. }
+                Message::Present(..)
+                | Message::FileRules(..)
                 | Message::Ended { .. }
                 | Message::Report { .. }
                 | Message::Reported { .. }

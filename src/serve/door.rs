@@ -12,6 +12,7 @@ use crate::limits;
 use crate::serve::admin::Admin;
 use crate::serve::control::Controls;
 use crate::serve::exports::Exports;
+use crate::serve::inventory::Inventory;
 use crate::serve::session::Io;
 
 /// Kinds of the door's tokens; the index is the listener's number.
@@ -37,6 +38,8 @@ pub struct Door {
     config: ServeConfig,
     /// What is exported, and who has it.
     pub exports: Exports,
+    /// The devices of this machine.
+    pub inventory: Inventory,
     /// The commands of this machine, unless they were declined.
     pub admin: Option<Admin>,
     /// Who is told of changes of the exports.
@@ -63,6 +66,7 @@ impl Door {
         signals: signal::Signals,
         config: &ServeConfig,
         exports: Exports,
+        inventory: Inventory,
         admin: Option<Admin>,
     ) -> Self {
         let listeners =
@@ -72,6 +76,7 @@ impl Door {
             signals,
             config: config.clone(),
             exports,
+            inventory,
             admin,
             controls: Controls::new(config.control),
             load: vec![0; config.cores],
@@ -97,8 +102,12 @@ impl Door {
     pub fn handle_signal(&mut self, reactor: &mut dyn Reactor, now: Duration) {
         while let Some(signal) = self.signals.take() {
             match signal {
-                // There is nothing to read again and nothing to write down.
-                Signal::HangUp | Signal::User1 => continue,
+                Signal::HangUp => {
+                    self.inventory.reload();
+                    continue;
+                }
+                // There is nothing to write down.
+                Signal::User1 => continue,
                 Signal::Interrupt | Signal::Terminate => {}
             }
             tracing::info!("{signal:?}: the server stops");

@@ -8,6 +8,7 @@ mod door;
 mod exports;
 mod farewell;
 mod greeting;
+mod inventory;
 pub mod session;
 pub mod table;
 mod throttle;
@@ -20,7 +21,9 @@ use std::thread::JoinHandle;
 
 use usbip_fast_native::backend::Options;
 use usbip_fast_native::reactor::ReactorCounters;
-use usbip_fast_native::{Handle, Reactor, affinity, clock, process, realtime, signal, socket};
+use usbip_fast_native::{
+    Handle, Reactor, affinity, clock, process, realtime, signal, socket, spool,
+};
 
 use crate::config::{ReactorChoice, ServeConfig};
 use crate::device::Export;
@@ -28,6 +31,7 @@ use crate::device::gadget::simulate;
 use crate::device::real;
 use crate::error::Error;
 use crate::ledger::Listed;
+use crate::ledger::policy::Entry;
 use crate::limits;
 use crate::reactor::mailbox::{self, Receiver, Sender};
 use crate::reactor::{select, turn};
@@ -36,7 +40,8 @@ use self::admin::Admin;
 use self::core::{Core, CoreSetup, Message};
 use self::door::Door;
 use self::exports::Exports;
-use self::watch::Watched;
+use self::inventory::{Inventory, Rules};
+use self::watch::{Scanner, Watch};
 
 /// Connections that may wait in a listener's queue.
 const BACKLOG: u16 = 1024;
@@ -62,8 +67,27 @@ pub fn run(config: &ServeConfig) -> Result<(), Error> {
     real::recover_in_background();
     let mut exports = Exports::default();
     add_simulated(&mut exports, &config.simulate)?;
-    let watched = add_real(&mut exports, config)?;
-    start(exports, watched, config)
+    let rules = Rules {
+        edits: kept_rules(config)?,
+        typed: config.rules.clone(),
+        file: config.file_rules.clone(),
+    };
+    let mut inventory = Inventory::new(&config.bus_ids, rules, config.force)
+        .with_files(config.file.clone(), config.state.clone());
+    check_named(config)?;
+    let mut scanner = Scanner::default();
+    if inventory.needs_devices() {
+        inventory.set_present(scanner.look(config.force), &mut exports);
+    }
+    start(exports, inventory, scanner, config)
+}
+
+/// The rules that were made while an earlier server ran.
+fn kept_rules(config: &ServeConfig) -> Result<Vec<Entry>, Error> {
+    match &config.state {
+        Some(path) if spool::exists(path) => watch::read_rules(path).map_err(Error::File),
+        _ => Ok(Vec::new()),
+    }
 }
 
 /// As [`run`], with devices of the caller's own instead of those that `config` names.
@@ -77,10 +101,15 @@ pub fn run_with(devices: Vec<Box<dyn Export>>, config: &ServeConfig) -> Result<(
     for device in devices {
         add_simulated_one(&mut exports, device)?;
     }
-    start(exports, Vec::new(), config)
+    start(exports, Inventory::default(), Scanner::default(), config)
 }
 
-fn start(mut exports: Exports, watched: Vec<Watched>, config: &ServeConfig) -> Result<(), Error> {
+fn start(
+    mut exports: Exports,
+    inventory: Inventory,
+    scanner: Scanner,
+    config: &ServeConfig,
+) -> Result<(), Error> {
     if let Err(error) = process::raise_descriptor_limit(DESCRIPTORS) {
         tracing::warn!("the limit of open descriptors cannot be raised: {error}");
     }
@@ -93,17 +122,8 @@ fn start(mut exports: Exports, watched: Vec<Watched>, config: &ServeConfig) -> R
     let admin = admin::place::open(&config.admin, &bound)?.map(Admin::new);
     let signals = signal::Signals::catch()
         .map_err(|error| Error::Failed(format!("signals cannot be awaited: {error}")))?;
-    for device in exports.all() {
-        tracing::info!(
-            "exporting {}: {:04x}:{:04x} {}",
-            device.bus_id,
-            device.vendor,
-            device.product,
-            device.product_name
-        );
-    }
-    let door = Door::new(listeners, signals, config, exports, admin);
-    run_cores(config, door, watched)
+    let door = Door::new(listeners, signals, config, exports, inventory, admin);
+    run_cores(config, door, scanner)
 }
 
 /// Shows before anything else is done whether the rights for `--realtime` are there.
@@ -141,6 +161,12 @@ fn add_simulated(exports: &mut Exports, simulate: &[String]) -> Result<(), Error
 
 fn add_simulated_one(exports: &mut Exports, export: Box<dyn Export>) -> Result<(), Error> {
     let description = export.describe().clone();
+    let (vendor, product) = (description.vendor, description.product);
+    tracing::info!(
+        "exporting {}: {vendor:04x}:{product:04x} {}",
+        description.bus_id,
+        description.product_name
+    );
     if exports.ledger().get(&description.bus_id).is_some() {
         return Err(named_twice(&description.bus_id));
     }
@@ -148,30 +174,27 @@ fn add_simulated_one(exports: &mut Exports, export: Box<dyn Export>) -> Result<(
     Ok(())
 }
 
-/// The devices of this machine that the command line names, those not there yet included.
-fn add_real(exports: &mut Exports, config: &ServeConfig) -> Result<Vec<Watched>, Error> {
-    let mut watched = Vec::new();
-    if !config.bus_ids.is_empty() && !process::is_superuser() {
+/// Refuses bus ids of the command line that make no sense, or whose device is in use here.
+fn check_named(config: &ServeConfig) -> Result<(), Error> {
+    let needs_rights = !config.bus_ids.is_empty() || !config.rules.is_empty();
+    if needs_rights && !process::is_superuser() {
         // A rule of udev may allow it all the same, so this is no reason to end.
         tracing::warn!(
             "not root: if devices cannot be taken when they are asked for, type the command again \
              behind sudo"
         );
     }
-    for bus_id in &config.bus_ids {
-        if watched.iter().any(|other: &Watched| other.bus_id == *bus_id) {
+    for (index, bus_id) in config.bus_ids.iter().enumerate() {
+        if config.bus_ids[..index].contains(bus_id) {
             return Err(named_twice(bus_id));
         }
-        let seen = real::presence(bus_id);
-        if seen.is_some() {
-            let export = real::export(bus_id, config.force).map_err(Error::Failed)?;
-            exports.plug(Listed::real(export.describe().clone()), export);
-        } else {
+        if real::presence(bus_id).is_none() {
             tracing::warn!("{bus_id} is not there; it is exported when it comes");
+        } else {
+            real::export(bus_id, config.force).map_err(Error::Failed)?;
         }
-        watched.push(Watched { bus_id: bus_id.clone(), seen });
     }
-    Ok(watched)
+    Ok(())
 }
 
 fn listen(addresses: &[SocketAddr]) -> Result<Vec<Handle>, Error> {
@@ -207,17 +230,14 @@ pub(crate) fn cannot_listen(address: SocketAddr, error: &io::Error) -> Error {
 }
 
 /// Brings up one thread per further core, then runs core 0 here.
-fn run_cores(config: &ServeConfig, door: Door, watched: Vec<Watched>) -> Result<(), Error> {
+fn run_cores(config: &ServeConfig, mut door: Door, scanner: Scanner) -> Result<(), Error> {
     let here = affinity::cores();
     if config.cores > here {
         tracing::warn!("{} cores are asked for and this machine has {here} to use", config.cores);
     }
     let mut reactor = open_reactor(0, config)?;
     let (own_mail, mail) = mailbox::channel(MAILBOX_MESSAGES, reactor.doorbell());
-    if !watched.is_empty() {
-        watch::start(watched, config.force, own_mail.clone())
-            .map_err(|error| Error::Failed(format!("devices cannot be watched: {error}")))?;
-    }
+    door.inventory.watch_by(Watch::start(scanner, config.force, own_mail.clone())?);
     let mut senders = vec![own_mail];
     let mut others = Vec::new();
     for index in 1..config.cores {

@@ -62,6 +62,32 @@ pub fn check_idle(bus_id: &str) -> Result<(), InUse> {
     safety::check(&SystemTree, bus_id)
 }
 
+/// As [`check_idle`], as a text.
+#[must_use]
+pub fn in_use(bus_id: &str) -> Option<String> {
+    check_idle(bus_id).err().map(|reason| reason.to_string())
+}
+
+/// Bus ids of all devices on ports, hubs included. Does not wait for a device.
+#[must_use]
+pub fn bus_ids() -> Vec<String> {
+    let names = sysfs::list(Path::new(enumerate::DEVICES)).unwrap_or_default();
+    names.into_iter().filter(|name| enumerate::is_bus_id(name)).collect()
+}
+
+/// The device of a bus id as it is now, `None` if there is none. May wait, as [`enumerate`].
+#[must_use]
+pub fn describe(bus_id: &str) -> Option<DeviceDescription> {
+    enumerate::describe(&SystemTree, bus_id).ok()
+}
+
+/// What lends out a device that [`describe`] has found. With `force` it is taken although it is in
+/// use. Reads nothing.
+#[must_use]
+pub fn adopt(description: DeviceDescription, force: bool) -> Box<dyn Export + Send> {
+    Box::new(UsbfsExport { description, force, is_lent: false })
+}
+
 /// Tells one plugging-in of a device from the next, and a configured device from one that is not
 /// yet: a text that changes with it, `None` while nothing is there. Takes no device's lock, so it
 /// does not wait.

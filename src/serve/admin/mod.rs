@@ -12,6 +12,7 @@ mod line;
 mod peer;
 pub mod place;
 mod request;
+pub mod state;
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -20,6 +21,7 @@ use usbip_fast_native::local::LocalListener;
 use usbip_fast_native::{Completion, Op, Outcome, Token};
 
 use self::peer::Peer;
+pub use self::request::Question;
 use crate::limits;
 use crate::serve::session::Io;
 use crate::serve::table::{Key, Table};
@@ -113,6 +115,24 @@ impl Admin {
             if peer.is_gone() {
                 self.peers.remove(key);
             }
+        }
+    }
+
+    /// What core 0 is to answer, and whom. Call until `None`, after [`settle`](Self::settle), and
+    /// [`answer`](Self::answer) each.
+    pub fn take_question(&mut self) -> Option<(Key, Question)> {
+        for key in self.keys().into_iter().flatten() {
+            if let Some(question) = self.peers.get_mut(key).and_then(Peer::take_question) {
+                return Some((key, question));
+            }
+        }
+        None
+    }
+
+    /// Sends an answer, a line with its end.
+    pub fn answer(&mut self, to: Key, line: Vec<u8>, io: &mut Io<'_>) {
+        if let Some(peer) = self.peers.get_mut(to) {
+            peer.answer(line, io);
         }
     }
 

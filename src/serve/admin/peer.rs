@@ -7,7 +7,7 @@ use usbip_fast_native::{Block, Completion, Handle, Op, Piece, Token};
 
 use super::kind;
 use super::line::Lines;
-use super::request::{self, Request};
+use super::request::{self, Question, Request};
 use crate::limits;
 use crate::serve::session::Io;
 use crate::serve::table::Key;
@@ -27,6 +27,8 @@ pub(super) struct Peer {
     socket: Handle,
     lines: Lines,
     want: Want,
+    /// What core 0 is to answer.
+    question: Option<Question>,
     output: Output,
     receiving: bool,
     sending: bool,
@@ -77,6 +79,7 @@ impl Peer {
             socket,
             lines: Lines::default(),
             want: Want::Nothing,
+            question: None,
             output: Output::default(),
             receiving: false,
             sending: false,
@@ -118,6 +121,11 @@ impl Peer {
         while !self.ended && self.output.is_empty() && !self.is_awaiting_answer() {
             let Some(line) = self.lines.next() else { break };
             match request::parse(&line) {
+                Ok(Request::Ask(question)) => {
+                    self.want = Want::Nothing;
+                    self.question = Some(question);
+                    break;
+                }
                 Ok(Request::Stats { watch }) => {
                     self.want = Want::Stats { due: io.now, interval: watch };
                     // What is due now is answered first.
@@ -147,6 +155,18 @@ impl Peer {
         {
             self.want = Want::Round { due, interval };
         }
+    }
+
+    /// What core 0 is to answer now; [`answer`](Self::answer) must follow in the same turn.
+    pub fn take_question(&mut self) -> Option<Question> {
+        self.question.take()
+    }
+
+    /// Core 0's answer.
+    pub fn answer(&mut self, line: Vec<u8>, io: &mut Io<'_>) {
+        self.output = Output { bytes: Some(line.into()), sent: 0 };
+        self.last_progress = io.now;
+        self.start_send(io);
     }
 
     /// A round is over.
@@ -207,6 +227,7 @@ impl Peer {
     /// Between the lines of a watch the client may say something else.
     fn is_awaiting_answer(&self) -> bool {
         match self.want {
+            _ if self.question.is_some() => true,
             Want::Nothing => false,
             Want::Stats { interval, .. } => interval.is_none(),
             Want::Round { .. } => true,

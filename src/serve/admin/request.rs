@@ -5,11 +5,14 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::line::Line;
+use crate::ledger::policy::{Entry, Rule, RuleError};
 use crate::limits;
+use crate::network::CidrError;
 use crate::telemetry::report::VERSION;
 
 /// The commands there are.
-const COMMANDS: [&str; 1] = ["stats"];
+const COMMANDS: [&str; 7] =
+    ["bind", "policy-add", "policy-list", "policy-remove", "state", "stats", "unbind"];
 
 /// Bounds of the interval of a watch, in milliseconds.
 const INTERVALS_MS: std::ops::RangeInclusive<u64> = 100..=3_600_000;
@@ -18,13 +21,32 @@ const INTERVALS_MS: std::ops::RangeInclusive<u64> = 100..=3_600_000;
 const INTERVAL_MS: u64 = 1000;
 
 /// A request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Request {
+    /// Something that core 0 answers by itself.
+    Ask(Question),
     /// Figures: once, or again and again.
     Stats {
         /// How long after one line the next one is due.
         watch: Option<Duration>,
     },
+}
+
+/// What core 0 answers by itself, at once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Question {
+    /// Export what a rule means.
+    Bind(Rule),
+    /// A rule before all others.
+    PolicyAdd(Entry),
+    /// All rules.
+    PolicyList,
+    /// A rule that was added is to go.
+    PolicyRemove(Rule),
+    /// What is exported, and who has it.
+    State,
+    /// Export no more what a rule means.
+    Unbind(Rule),
 }
 
 /// Why a line is no request.
@@ -49,6 +71,9 @@ pub(super) enum RequestError {
     /// No such command.
     #[error("there is no command {0:?}")]
     UnknownCommand(String),
+    /// A command lacks its rule, has one that means nothing, or keys that it does not know.
+    #[error("{0}")]
+    Rule(String),
     /// A version of the protocol that this server does not speak.
     #[error("version {0} of the protocol is not spoken here, version {VERSION} is")]
     Version(u32),
@@ -64,6 +89,24 @@ struct Written {
     #[serde(default)]
     watch: bool,
     interval_ms: Option<u64>,
+    rule: Option<String>,
+    allow: Option<bool>,
+    networks: Option<Vec<String>>,
+}
+
+impl Written {
+    fn rule(&self) -> Result<Rule, RequestError> {
+        let text = self.rule.as_deref().unwrap_or("");
+        text.parse().map_err(|error: RuleError| RequestError::Rule(error.to_string()))
+    }
+
+    fn entry(&self) -> Result<Entry, RequestError> {
+        let networks = self.networks.iter().flatten().map(|text| text.parse());
+        let networks = networks.collect::<Result<_, CidrError>>();
+        let networks = networks.map_err(|error| RequestError::Rule(error.to_string()))?;
+        let allow = self.allow.unwrap_or(true);
+        Ok(Entry { allow, networks, ..Entry::export(self.rule()?) })
+    }
 }
 
 fn current() -> u32 {
@@ -82,7 +125,13 @@ pub(super) fn parse(line: &Line) -> Result<Request, RequestError> {
     }
     let watch = written.watch.then(|| Duration::from_millis(interval_ms));
     match written.cmd.as_str() {
+        "bind" => Ok(Request::Ask(Question::Bind(written.rule()?))),
+        "policy-add" => Ok(Request::Ask(Question::PolicyAdd(written.entry()?))),
+        "policy-list" => Ok(Request::Ask(Question::PolicyList)),
+        "policy-remove" => Ok(Request::Ask(Question::PolicyRemove(written.rule()?))),
+        "state" => Ok(Request::Ask(Question::State)),
         "stats" => Ok(Request::Stats { watch }),
+        "unbind" => Ok(Request::Ask(Question::Unbind(written.rule()?))),
         _ => Err(RequestError::UnknownCommand(written.cmd)),
     }
 }
@@ -138,10 +187,31 @@ mod tests {
     }
 
     #[test]
+    fn rules_are_read() {
+        let rule = |text: &str| text.parse::<Rule>().expect(text);
+        let ask = |question| Ok(Request::Ask(question));
+        assert_eq!(read(r#"{"cmd":"state"}"#), ask(Question::State));
+        let bind = read(r#"{"cmd":"bind","rule":"class=audio"}"#);
+        assert_eq!(bind, ask(Question::Bind(rule("class=audio"))));
+        let text = r#"{"cmd":"policy-add","rule":"1-1","allow":false,"networks":["::1"]}"#;
+        let networks = vec!["::1".parse().expect("an address")];
+        let entry = Entry { allow: false, networks, ..Entry::export(rule("1-1")) };
+        assert_eq!(read(text), ask(Question::PolicyAdd(entry)));
+        for text in [
+            r#"{"cmd":"bind"}"#,
+            r#"{"cmd":"unbind","rule":""}"#,
+            r#"{"cmd":"policy-remove","rule":"colour=red"}"#,
+            r#"{"cmd":"policy-add","rule":"1-1","networks":["x"]}"#,
+        ] {
+            assert!(matches!(read(text), Err(RequestError::Rule(_))), "{text}");
+        }
+    }
+
+    #[test]
     fn every_mistake_has_its_name() {
         let unknown = |text| matches!(read(text), Err(RequestError::UnknownCommand(_)));
-        assert!(unknown(r#"{"v":1,"cmd":"bind"}"#));
-        assert!(unknown(r#"{"cmd":"bind","rule":"class=audio"}"#), "before its keys are judged");
+        assert!(unknown(r#"{"v":1,"cmd":"fly"}"#));
+        assert!(unknown(r#"{"cmd":"fly","to":"class=audio"}"#), "before its keys are judged");
         let malformed = |text| matches!(read(text), Err(RequestError::Malformed(_)));
         for text in ["", "stats", "[]", "{}", "\u{0}\u{1}", r#"{"cmd":"stats""#, r#"{"cmd":7}"#] {
             assert!(malformed(text), "{text:?}");
@@ -163,6 +233,6 @@ mod tests {
         assert_eq!(line.iter().filter(|&&byte| byte == b'\n').count(), 1, "one line");
         let value: serde_json::Value = serde_json::from_slice(&line).expect("JSON");
         assert_eq!((&value["v"], &value["reply"]), (&1.into(), &"error".into()));
-        assert_eq!(value["commands"], serde_json::json!(["stats"]));
+        assert_eq!(value["commands"], serde_json::json!(COMMANDS));
     }
 }

@@ -6,6 +6,8 @@ use usbip_fast_native::reactor::ReactorCounters;
 use usbip_fast_native::{Completion, Reactor, process};
 
 use super::{Connection, Core, Message};
+use crate::serve::admin::state;
+use crate::serve::door::Door;
 use crate::serve::session::Io;
 use crate::session::exporter::Counters;
 use crate::telemetry::meter::micros;
@@ -51,6 +53,8 @@ impl Core {
         }
         let Some(admin) = self.door.as_mut().and_then(|door| door.admin.as_mut()) else { return };
         admin.settle(&mut Io { reactor, arena: &self.arena, now });
+        self.answer_questions(reactor, now);
+        let Some(admin) = self.door.as_mut().and_then(|door| door.admin.as_mut()) else { return };
         if let Some(round) = admin.begin_round(self.outbox.cores(), now) {
             for core in 1..self.outbox.cores() {
                 self.tell(core, Message::Report { round });
@@ -70,6 +74,17 @@ impl Core {
             };
             let admin = door.admin.as_mut().expect("checked above");
             admin.finish_round(server, &mut Io { reactor, arena: &self.arena, now });
+        }
+    }
+
+    /// Core 0: what it can answer alone.
+    fn answer_questions(&mut self, reactor: &mut dyn Reactor, now: Duration) {
+        let Some(Door { admin: Some(admin), inventory, exports, .. }) = &mut self.door else {
+            return;
+        };
+        while let Some((key, question)) = admin.take_question() {
+            let line = state::answer(question, inventory, exports, now);
+            admin.answer(key, line, &mut Io { reactor, arena: &self.arena, now });
         }
     }
 
