@@ -15,10 +15,13 @@ fn a_server_outlives_what_reads_its_log() {
         .spawn()
         .expect("the program runs");
     let mut lines = BufReader::new(child.stderr.take().expect("piped"));
-    let mut line = String::new();
-    lines.read_line(&mut line).expect("readable");
-    let (_, address) = line.trim().rsplit_once("listening at ").expect("the first line");
-    let address: SocketAddr = address.parse().expect("an address");
+    let address: SocketAddr = loop {
+        let mut line = String::new();
+        assert!(lines.read_line(&mut line).expect("readable") > 0, "it ended");
+        if let Some((_, address)) = line.trim().rsplit_once("listening at ") {
+            break address.parse().expect("an address");
+        }
+    };
     drop(lines);
     let (host, tcp_port) = (address.ip().to_string(), address.port());
     let server = Server { host, tcp_port, family: Family::Any };
