@@ -28,6 +28,7 @@ pub mod device;
 pub mod error;
 #[cfg(any(target_os = "linux", target_os = "macos"))]
 pub mod host;
+#[cfg(any(target_os = "linux", target_os = "macos"))]
 pub mod hotplug;
 pub mod ledger;
 pub mod limits;

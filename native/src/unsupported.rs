@@ -19,6 +19,7 @@ pub(crate) mod sockets {
     use crate::op::OsError;
 
     pub(crate) const CREATION_FLAGS: c_int = 0;
+    pub(crate) const SEND_FLAGS: c_int = 0;
     pub(crate) const TCP_OPTIONS: &[(c_int, c_int)] = &[];
 
     pub(crate) fn finish_creation(_socket: &Handle) -> Result<(), OsError> {

@@ -5,9 +5,9 @@
 //!
 //! * **Prefetch** (isochronous and interrupt IN): after the client's first identical URBs on an
 //!   endpoint the wrapper queues such URBs itself and answers the client's from what they have
-//!   brought; see [`prefetch`].
+//!   brought; see `prefetch`.
 //! * **Jitter buffer** (isochronous OUT): what the client sends is held until a certain time of it
-//!   has come, and only then started; see [`jitter`].
+//!   has come, and only then started; see `jitter`.
 //!
 //! Both add latency, up to the time chosen, which [`Device::ahead`] reports. What they cannot do:
 //! USB/IP answers a URB only after it was asked for, so on the average of the round trips a client
