@@ -79,6 +79,7 @@ fn describe(device: &RemoteDevice) -> DeviceDescription {
     DeviceDescription {
         path: device.path.clone(),
         bus_id: device.bus_id.clone(),
+        location: String::new(),
         bus_number: device.bus_number,
         device_number: device.device_number,
         speed: device.speed,
