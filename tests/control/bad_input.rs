@@ -2,55 +2,21 @@
 //! and whoever keeps to them notices nothing, an isochronous stream least of all.
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
-
-use usbip_fast::attach::{self, Patience, Server};
-use usbip_fast::reactor::select::Choice;
-use usbip_fast_native::client::Family;
 
 use crate::client::{HELLO, Leasing, PREFACE, frame};
 use crate::listed;
-use crate::served::{Served, TIMEOUT};
-
-/// Packets of the stream beside what is hostile, at least.
-const LEAST_PACKETS: u64 = 200;
-
-/// Streams from the first device until told to stop; returns packets and failed packets.
-fn stream(address: SocketAddr, stop: Arc<AtomicBool>) -> JoinHandle<(u64, u64)> {
-    thread::spawn(move || {
-        let (host, tcp_port) = (address.ip().to_string(), address.port());
-        let server = Server { host, tcp_port, family: Family::Any };
-        let mut client = attach::client(&server, "sim-1", Choice::Auto, &Patience::default())
-            .expect("sim-1 is free");
-        client.set_interface(0, 1, TIMEOUT).expect("an alternate setting");
-        for _ in 0..4 {
-            let urb = client.isochronous_urb(0x82, &[1024; 8]).expect("an endpoint");
-            client.submit(urb);
-        }
-        let (mut packets, mut failed) = (0, 0);
-        // What is hostile may be over at once; the stream is looked at for a while in any case.
-        while !stop.load(Ordering::Relaxed) || packets < LEAST_PACKETS {
-            let done = client.poll(Some(TIMEOUT)).expect("connected").expect("in time");
-            packets += 8;
-            failed += u64::from(done.error_count) + u64::from(done.status != 0);
-            failed += u64::from(done.actual_length != 8 * 1024);
-            client.submit(done.urb);
-            thread::sleep(Duration::from_micros(500));
-        }
-        (packets, failed)
-    })
-}
+use crate::served::{LEAST_PACKETS, Served};
 
 /// Runs `hostile` beside a stream and a client that keeps to the rules; returns the log.
 fn beside_a_stream(hostile: impl FnOnce(&Served)) -> String {
     let served = Served::start("auto");
     let stop = Arc::new(AtomicBool::new(false));
     let (mut client, _) = Leasing::subscribe(&served);
-    let streaming = stream(served.address, Arc::clone(&stop));
+    let streaming = served.stream(Arc::clone(&stop));
     client.expect("sim-1", "busy", 2, "used");
     hostile(&served);
     client.expect_pong();

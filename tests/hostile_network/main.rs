@@ -11,53 +11,22 @@ mod slow;
 mod truncated;
 
 use std::io::{Read, Write};
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::thread::{self};
 
-use usbip_fast::attach::{self, Patience, Server};
-use usbip_fast::reactor::select::Choice;
 use usbip_fast::wire::op;
-use usbip_fast_native::client::Family;
 use usbip_fast_native::process;
 
-use served::{Served, TIMEOUT};
+use served::Served;
 
 const IDLE_CONNECTIONS: usize = 1000;
-
-/// Streams from the first device until told to stop; returns packets and failed packets.
-fn stream(address: SocketAddr, stop: Arc<AtomicBool>) -> JoinHandle<(u64, u64)> {
-    thread::spawn(move || {
-        let (host, tcp_port) = (address.ip().to_string(), address.port());
-        let server = Server { host, tcp_port, family: Family::Any };
-        let mut client = attach::client(&server, "sim-1", Choice::Auto, &Patience::default())
-            .expect("sim-1 is free");
-        client.set_interface(0, 1, TIMEOUT).expect("an alternate setting");
-        for _ in 0..4 {
-            let urb = client.isochronous_urb(0x82, &[1024; 8]).expect("an endpoint");
-            client.submit(urb);
-        }
-        let (mut packets, mut failed) = (0, 0);
-        while !stop.load(Ordering::Relaxed) {
-            let done = client.poll(Some(TIMEOUT)).expect("connected").expect("in time");
-            packets += 8;
-            failed += u64::from(done.error_count) + u64::from(done.status != 0);
-            failed += u64::from(done.actual_length != 8 * 1024);
-            client.submit(done.urb);
-            // As fast as a sound card asks, not as fast as the machine can.
-            thread::sleep(Duration::from_micros(500));
-        }
-        (packets, failed)
-    })
-}
 
 fn run(reactor: &str) {
     process::raise_descriptor_limit(4096).expect("room for a thousand connections");
     let served = Served::start(reactor);
     let stop = Arc::new(AtomicBool::new(false));
-    let streaming = stream(served.address, Arc::clone(&stop));
+    let streaming = served.stream(Arc::clone(&stop));
     let idle: Vec<_> = (0..IDLE_CONNECTIONS).map(|_| served.connect()).collect();
     let (cut_pdus, cut_requests) = thread::scope(|scope| {
         scope.spawn(|| slow::handshake(&served));

@@ -5,15 +5,23 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use usbip_fast::attach::{self, Patience, Server};
+use usbip_fast::reactor::select::Choice;
 use usbip_fast::usb::transfer::Direction;
 use usbip_fast::wire::op;
 use usbip_fast::wire::urb::{CmdSubmit, HEADER_BYTES};
+use usbip_fast_native::client::Family;
 
 /// No answer takes this long.
 pub const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Packets of a [`Served::stream`], at least: what it is beside may be over at once.
+pub const LEAST_PACKETS: u64 = 200;
 
 /// The program, serving devices of which time waits for the client.
 pub struct Served {
@@ -62,6 +70,32 @@ impl Served {
         let status = self.child.wait().expect("it ends");
         assert!(status.success(), "it ends in order: {status}");
         self.log.take().expect("stopped once").join().expect("read to the end")
+    }
+
+    /// Streams from the first device until told to stop; returns packets and failed packets.
+    pub fn stream(&self, stop: Arc<AtomicBool>) -> JoinHandle<(u64, u64)> {
+        let (host, tcp_port) = (self.address.ip().to_string(), self.address.port());
+        let server = Server { host, tcp_port, family: Family::Any };
+        thread::spawn(move || {
+            let mut client = attach::client(&server, "sim-1", Choice::Auto, &Patience::default())
+                .expect("sim-1 is free");
+            client.set_interface(0, 1, TIMEOUT).expect("an alternate setting");
+            for _ in 0..4 {
+                let urb = client.isochronous_urb(0x82, &[1024; 8]).expect("an endpoint");
+                client.submit(urb);
+            }
+            let (mut packets, mut failed) = (0, 0);
+            while !stop.load(Ordering::Relaxed) || packets < LEAST_PACKETS {
+                let done = client.poll(Some(TIMEOUT)).expect("connected").expect("in time");
+                packets += 8;
+                failed += u64::from(done.error_count) + u64::from(done.status != 0);
+                failed += u64::from(done.actual_length != 8 * 1024);
+                client.submit(done.urb);
+                // As fast as a sound card asks, not as fast as the machine can.
+                thread::sleep(Duration::from_micros(500));
+            }
+            (packets, failed)
+        })
     }
 
     pub fn connect(&self) -> TcpStream {

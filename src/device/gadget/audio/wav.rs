@@ -57,7 +57,7 @@ impl WavFormat {
 /// The header of a file with this many bytes of samples behind it.
 #[must_use]
 pub fn header(format: WavFormat, data_bytes: u64) -> [u8; HEADER_BYTES] {
-    let frame_bytes = u32::from(format.bits / 8) * u32::from(format.channels);
+    let frame_bytes = format.frame_bytes() as u32;
     let [riff_size, data_size] = sizes(data_bytes);
     let mut bytes = [0; HEADER_BYTES];
     bytes[..4].copy_from_slice(b"RIFF");
